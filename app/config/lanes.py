@@ -25,7 +25,7 @@ class Exchange(Strict):
 class Lane(Strict):
     """One lane; times in seconds, memory in MiB. lanes.yml explains each field."""
 
-    queues: dict[str, list[str]] = Field(min_length=1)
+    queues: dict[str, str] = Field(min_length=1)
     pool: Literal["prefork", "threads", "solo"]
     weight: int = Field(gt=0)
     wait_ratio: float = Field(ge=0)

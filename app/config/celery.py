@@ -1,0 +1,96 @@
+"""Celery: queues, bindings and limits, all from the lane table."""
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Exchange, Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+from django.conf import settings  # noqa: E402  (Django's settings need the line above)
+
+from config.lanes import Lane, LaneTable  # noqa: E402
+
+
+def queues_of(table: LaneTable) -> list[Queue]:
+    """Every queue of the lane table with its bindings."""
+    exchange = Exchange(table.exchange.name, type=table.exchange.type)
+    return [
+        Queue(name, exchange, routing_key=binding)
+        for lane in table.lanes.values()
+        for name, binding in lane.queues.items()
+    ]
+
+
+def transport_options(lane_name: str | None, lane: Lane | None) -> dict[str, Any]:
+    """Redis transport options; a lane's own keys keep its visibility timeout from another lane's messages."""
+    options: dict[str, Any] = {
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 30,
+        "socket_connect_timeout": 1,
+        "socket_timeout": 1,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+        "max_retries": 0,
+    }
+    if lane is not None:
+        options |= {
+            "visibility_timeout": lane.visibility_timeout,
+            "unacked_key": f"unacked.{lane_name}",
+            "unacked_index_key": f"unacked_index.{lane_name}",
+            "unacked_mutex_key": f"unacked_mutex.{lane_name}",
+            "socket_timeout": 30,  # a worker waits in BRPOP; only the web tier must give up fast
+            "socket_connect_timeout": 5,
+        }
+        options.pop("max_retries")
+    return options
+
+
+def lane_limits(lane: Lane) -> dict[str, Any]:
+    """What a worker of this lane may do, in Celery's own setting names."""
+    return {
+        "worker_prefetch_multiplier": lane.prefetch_multiplier,
+        "task_soft_time_limit": lane.soft_time_limit,
+        "task_time_limit": lane.time_limit,
+        "worker_max_tasks_per_child": lane.max_tasks_per_child,
+    }
+
+
+LANE = settings.LANES.lanes[settings.ENV.lane] if settings.ENV.lane else None
+
+app = Celery("headrace")
+app.conf.update(
+    broker_url=settings.ENV.broker_url,
+    broker_transport_options=transport_options(settings.ENV.lane, LANE),
+    broker_connection_retry_on_startup=True,
+    result_backend=settings.ENV.result_url or settings.ENV.broker_url,
+    result_backend_always_retry=True,
+    result_expires=3600,
+    task_queues=queues_of(settings.LANES),
+    task_default_exchange=settings.LANES.exchange.name,
+    task_default_exchange_type=settings.LANES.exchange.type,
+    task_create_missing_queues=False,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    task_send_sent_event=False,
+    worker_send_task_events=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=False,
+    accept_content=["json"],
+    task_serializer="json",
+    result_serializer="json",
+    timezone="UTC",
+    beat_schedule={"expire finished jobs": {"task": "jobs.expire", "schedule": 600.0, "options": {"expires": 600}}},
+    **(lane_limits(LANE) if LANE else {}),
+)
+app.conf.include = ["jobs.tasks"]
+app.steps["worker"].add("jobs.lease:LeaseKeeper")
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def keep_our_logging(**_: Any) -> None:
+    """Connected, so Celery leaves logging alone: Django's LOGGING has already set it up."""

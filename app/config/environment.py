@@ -1,0 +1,97 @@
+"""Every HEADRACE_* environment variable: its type, its default, and what it is for.
+
+An unknown or a missing variable, or a value that makes no sense, stops the process at start with one sentence.
+`HEADRACE_X_FILE=/path` gives the value of `HEADRACE_X` from a file, for secrets that must not stand in the environment.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+PREFIX = "HEADRACE_"
+READ_ELSEWHERE = {"fetch_allow"}  # kinds/net.py, which knows nothing of Django
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+CommaList = Annotated[list[str], BeforeValidator(_split)]
+
+
+class Environment(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # identity and secrets
+    secret_key: str = Field(min_length=32)
+    database_url: str = Field(pattern=r"^(postgres(ql)?|sqlite)://")
+    broker_url: str = Field(pattern=r"^(redis|rediss|redis\+socket|unix)://")
+    result_url: str | None = None  # Celery's result backend, for tasks that are not jobs; default: the broker
+
+    # the web tier
+    allowed_hosts: CommaList = []
+    trusted_origins: CommaList = []  # https://host[:port] that may post forms and open WebSockets, besides our own
+    plain_http: bool = False  # no TLS in front: cookies without Secure, no HSTS. For the demo and for tests
+    debug: bool = False
+    static_root: Path | None = None  # where collectstatic puts files for nginx
+    database_pool: int = Field(0, ge=0)  # connections shared by one process's threads; 0: one per thread, kept open
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    # limits
+    max_body_bytes: int = Field(2_500_000, gt=0)
+    max_result_bytes: int = Field(256_000, gt=0)
+    max_artifact_bytes: int = Field(64_000_000, gt=0)
+    max_open_jobs: int = Field(5000, gt=0)  # of one user, batches included, parts of a job not
+    retention_days: float = Field(30, gt=0)  # finished jobs are deleted after this
+    synthetic_kinds: bool = False  # burn and wait: only for load tests and sizing
+
+    # recovery, in seconds
+    lease_s: float = Field(15, gt=0)
+    renew_s: float = Field(5, gt=0)
+    sweep_s: float = Field(1, gt=0)
+    lost_after_s: float = Field(10, gt=0)  # a queued job that its queue has overtaken is published again after this
+    retry_base_s: float = Field(2, ge=0)  # first backoff of a transient failure; doubles each time, with full jitter
+
+    # this process
+    lane: str | None = None  # a worker's lane
+    worker: str | None = None  # a worker unit's name, e.g. cpu-1
+
+
+def _from_files(found: dict[str, str]) -> dict[str, str]:
+    plain = {name: value for name, value in found.items() if not name.endswith("_file")}
+    for name, path in found.items():
+        if name.endswith("_file"):
+            try:
+                plain[name.removesuffix("_file")] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ImproperlyConfigured(f"{PREFIX}{name.upper()} cannot be read: {error}.") from error
+    return plain
+
+
+def _sentence(error: Any) -> str:
+    name = PREFIX + str(error["loc"][0]).upper()
+    if error["type"] == "missing":
+        return f"{name} is not set; see app/config/environment.py for what it means."
+    if error["type"] == "extra_forbidden":
+        known = [PREFIX + field.upper() for field in Environment.model_fields]
+        near = difflib.get_close_matches(name, known, 1)
+        return f"{name} is not a setting of Headrace" + (f"; did you mean {near[0]}?" if near else "; unset it.")
+    return f"{name} is wrong: {error['msg']}."
+
+
+def read(environ: Mapping[str, str]) -> Environment:
+    """The settings of this process.
+
+    Raises:
+        ImproperlyConfigured: one sentence for each variable that is missing, unknown or wrong (values are not shown).
+    """
+    found = {name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)}
+    values = {name: value for name, value in _from_files(found).items() if name not in READ_ELSEWHERE}
+    try:
+        return Environment.model_validate(values)
+    except ValidationError as error:
+        raise ImproperlyConfigured(" ".join(_sentence(one) for one in error.errors(include_input=False))) from None

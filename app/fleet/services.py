@@ -1,0 +1,93 @@
+"""What workers say of themselves, and what the fleet page and the metrics say of the lanes."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Min, Q
+from django.db.models.functions import Coalesce, Now
+
+from fleet.models import Worker
+from jobs.models import FINISHED, Job, State
+
+GONE_AFTER_S = 20.0  # a worker that has said nothing for this long is not shown
+THROUGHPUT_MINUTES = 5
+Waiting = dict[tuple[str, str], dict[str, Any]]
+Finished = dict[str, dict[str, int]]
+
+
+def heartbeat(name: str, host: str, lane: str, pool: str, concurrency: int, running: int) -> None:
+    """A worker unit says that it is here."""
+    now = {"host": host, "lane": lane, "pool": pool, "concurrency": concurrency, "running": running}
+    if not Worker.objects.filter(name=name).update(**now, seen_at=Now()):
+        Worker.objects.update_or_create(name=name, defaults=now)
+
+
+def leave(name: str) -> None:
+    """A worker unit says that it has stopped."""
+    Worker.objects.filter(name=name).delete()
+
+
+def workers() -> list[Worker]:
+    """The worker units that are alive."""
+    return list(Worker.objects.filter(seen_at__gte=Now() - timedelta(seconds=GONE_AFTER_S)))
+
+
+@dataclass(frozen=True)
+class LaneStatus:
+    """One lane now. Ages and targets in seconds; `finished_per_minute` is over the last THROUGHPUT_MINUTES."""
+
+    name: str
+    pool: str
+    queued: int
+    running: int
+    oldest_queued_s: float | None
+    latency_target_s: float
+    max_backlog: int
+    finished_per_minute: float
+    failed_per_minute: float
+    slots: int
+    workers: list[Worker]
+
+
+def lanes() -> list[LaneStatus]:
+    """Every lane of the table, whether a worker serves it or not."""
+    alive = workers()
+    waiting = _waiting()
+    finished = _finished()
+    return [_status(name, [w for w in alive if w.lane == name], waiting, finished) for name in settings.LANES.lanes]
+
+
+def _waiting() -> Waiting:
+    """Open jobs by lane and state. Jobs that are not due yet, and parents that wait for parts, hold nobody up."""
+    rows = Job.objects.filter(state__in=(State.QUEUED, State.RUNNING), open_parts=0).exclude(run_after__gt=Now())
+    since = Coalesce("run_after", "created_at")
+    found = rows.values("lane", "state").annotate(count=Count("id"), oldest=Min(since), now=Now())
+    return {(row["lane"], row["state"]): row for row in found}
+
+
+def _finished() -> Finished:
+    recent = Job.objects.filter(state__in=FINISHED, finished_at__gte=Now() - timedelta(minutes=THROUGHPUT_MINUTES))
+    found = recent.values("lane").annotate(all=Count("id"), failed=Count("id", filter=Q(state=State.FAILED)))
+    return {row["lane"]: row for row in found}
+
+
+def _status(name: str, alive: list[Worker], waiting: Waiting, finished: Finished) -> LaneStatus:
+    lane = settings.LANES[name]
+    queued = waiting.get((name, State.QUEUED), {})
+    ended = finished.get(name, {"all": 0, "failed": 0})
+    age = (queued["now"] - queued["oldest"]).total_seconds() if queued else None
+    return LaneStatus(
+        name=name,
+        pool=lane.pool,
+        queued=queued.get("count", 0),
+        running=waiting.get((name, State.RUNNING), {}).get("count", 0),
+        oldest_queued_s=max(0.0, age) if age is not None else None,
+        latency_target_s=lane.latency_target_s,
+        max_backlog=lane.max_backlog,
+        finished_per_minute=round(ended["all"] / THROUGHPUT_MINUTES, 1),
+        failed_per_minute=round(ended["failed"] / THROUGHPUT_MINUTES, 1),
+        slots=sum(worker.concurrency for worker in alive),
+        workers=alive,
+    )

@@ -1,0 +1,3 @@
+"""The pages."""
+app_name = "fleet"
+urlpatterns: list[object] = []

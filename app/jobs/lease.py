@@ -1,0 +1,129 @@
+"""Keeps a worker's leases: one thread in each worker unit, which renews what Celery says is really running.
+
+A worker or a pool child that dies stops being in `active_requests`, so its lease runs out and the sweeper gives the
+job to somebody else. Whatever the worker's parent process learns first (a pool child died, a hard time limit) it tells
+the ledger through the same thread, so that the event loop never waits for the database.
+"""
+
+import queue
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+from billiard.exceptions import WorkerLostError
+from celery import bootsteps
+from celery.worker import state
+from celery.worker.request import Request
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import close_old_connections, connections
+
+from fleet.services import heartbeat, leave
+from jobs import services
+
+log = structlog.get_logger(__name__)
+Errand = Callable[[], object]
+errands: "queue.SimpleQueue[Errand | None]" = queue.SimpleQueue()
+
+
+class LedgerRequest(Request):  # type: ignore[misc]
+    """Celery's view of one delivery, which tells the ledger what only the worker's parent process knows."""
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """The pool child ran into a time limit; the hard one has killed it."""
+        super().on_timeout(soft, timeout)
+        if not soft:
+            errands.put(partial(services.overrun_on, self.hostname, uuid.UUID(self.id), timeout))
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """The pool child died (out of memory, a signal) while it ran this job."""
+        if isinstance(getattr(exc_info.exception, "exc", exc_info.exception), WorkerLostError):
+            cause = "its pool process died, perhaps killed for its memory"
+            errands.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), cause))
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """The job was cancelled and its pool child is being killed."""
+        super().terminate(pool, signal)
+        errands.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), "killed on request"))
+
+
+def _running(hard_limit: float) -> list[uuid.UUID]:
+    """Jobs that this worker runs and may still run; one past its hard limit is left to the sweeper."""
+    oldest = time.time() - hard_limit - 30
+    for _ in range(10):
+        try:
+            requests = list(state.active_requests)
+            break
+        except RuntimeError:  # the set changed under us
+            continue
+    else:
+        return []
+    mine = [one for one in requests if isinstance(one, LedgerRequest) and (one.time_start or time.time()) > oldest]
+    return [uuid.UUID(one.id) for one in mine]
+
+
+class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
+    """A worker bootstep: starts with the pool, stops after it."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._thread: threading.Thread | None = None
+
+    def start(self, worker: Any) -> None:
+        """Begin to renew leases and to say that this worker is here."""
+        if settings.ENV.lane is None:
+            raise SystemExit("HEADRACE_LANE is not set: a worker must know its lane; set it to one of lanes.yml.")
+        lane = settings.LANES[settings.ENV.lane]
+        unit = {
+            "name": worker.hostname,
+            "host": socket.gethostname(),
+            "lane": settings.ENV.lane,
+            "pool": lane.pool,
+            "concurrency": worker.concurrency if lane.pool != "solo" else 1,
+        }
+        self._thread = threading.Thread(target=self._keep, args=(unit, lane.time_limit), name="leases", daemon=True)
+        self._thread.start()
+
+    def stop(self, worker: Any) -> None:
+        """The pool has stopped: nothing is left to renew."""
+        errands.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    terminate = stop
+
+    def _keep(self, unit: dict[str, Any], hard_limit: float) -> None:
+        beat = partial(self._beat, unit, hard_limit)
+        due = time.monotonic()
+        errand: Errand | None = beat
+        while errand is not None:
+            _carry_out(errand)
+            if errand is beat:
+                due = time.monotonic() + settings.ENV.renew_s
+            try:
+                errand = errands.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
+                errand = beat
+        _carry_out(partial(leave, unit["name"]))
+        connections.close_all()
+
+    def _beat(self, unit: dict[str, Any], hard_limit: float) -> None:
+        running = _running(hard_limit)
+        services.renew(unit["name"], running)
+        heartbeat(**unit, running=len(running))
+
+
+def _carry_out(errand: Errand) -> None:
+    try:
+        errand()
+    except DatabaseError as error:
+        log.warning("the ledger is out of reach, the leases may run out", error=str(error))
+        close_old_connections()

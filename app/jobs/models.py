@@ -1,0 +1,132 @@
+"""The ledger: a row is the job, whatever Celery or Redis say. Only jobs.services writes `Job.state`."""
+
+from typing import Any
+
+import uuid_utils.compat as uuids
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+
+class State(models.TextChoices):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN = (State.QUEUED, State.RUNNING)
+FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+class Job(models.Model):
+    """One job. All times are the database's clock, so that hosts need not agree on theirs.
+
+    A job that split itself into parts is `running` with `open_parts` > 0 and no lease: no worker holds it. When the
+    last part ends it is queued again, `joining`, and its next run makes the outcome from the parts.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuids.uuid7, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="jobs", db_index=False)
+    kind = models.CharField(max_length=40)
+    lane = models.CharField(max_length=40)
+    params = models.JSONField()
+    idempotency_key = models.CharField(max_length=128, null=True, editable=False)  # noqa: DJ001  (absent, not empty)
+    fingerprint = models.CharField(max_length=64, editable=False)
+
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    version = models.PositiveIntegerField(default=1)
+    attempt = models.PositiveIntegerField(default=0)
+    max_attempts = models.PositiveIntegerField()
+    cancel_requested = models.BooleanField(default=False)
+    lease_until = models.DateTimeField(null=True)
+    worker = models.CharField(max_length=120, blank=True)
+    pool = models.CharField(max_length=10, blank=True)
+    progress = models.FloatField(default=0)
+    note = models.CharField(max_length=200, blank=True)
+    error = models.TextField(blank=True)
+    result = models.JSONField(null=True)
+
+    parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="parts", db_index=False)
+    part = models.PositiveIntegerField(null=True)
+    parts_total = models.PositiveIntegerField(default=0)
+    open_parts = models.PositiveIntegerField(default=0)
+    joining = models.BooleanField(default=False)
+
+    created_at = models.DateTimeField(db_default=Now())
+    run_after = models.DateTimeField(null=True)
+    published_at = models.DateTimeField(null=True, db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    notified_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "idempotency_key"], name="job_idempotency"),
+            models.UniqueConstraint(fields=["parent", "part"], name="job_part"),
+            models.CheckConstraint(condition=Q(state__in=State.values), name="job_state"),
+        ]
+        indexes = [
+            models.Index(fields=["owner", "-id"], name="job_mine"),
+            models.Index(fields=["owner"], condition=Q(state__in=OPEN, parent=None), name="job_open"),
+            models.Index(fields=["lane", "published_at"], condition=Q(state=State.QUEUED), name="job_queued"),
+            models.Index(fields=["run_after"], condition=Q(state=State.QUEUED, published_at=None), name="job_due"),
+            models.Index(fields=["lease_until"], condition=Q(state=State.RUNNING), name="job_leased"),
+            models.Index(fields=["finished_at"], condition=Q(state__in=FINISHED), name="job_finished"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+    @property
+    def timings(self) -> dict[str, float | None]:
+        """Seconds of queue wait (submit or due -> start), run (start -> end) and notify (end -> pushed)."""
+
+        def span(start: Any, end: Any) -> float | None:
+            return (end - start).total_seconds() if start and end else None
+
+        due = max(self.created_at, self.run_after or self.created_at)
+        return {
+            "queue_wait": span(due, self.started_at),
+            "run": span(self.started_at, self.finished_at),
+            "notify": span(self.finished_at, self.notified_at),
+        }
+
+
+class JobArtifact(models.Model):
+    """The file that a job left behind, apart from its row so that lists do not load it."""
+
+    job = models.OneToOneField(Job, models.CASCADE, primary_key=True, related_name="artifact")
+    media_type = models.CharField(max_length=100)
+    filename = models.CharField(max_length=100)
+    content = models.BinaryField()
+
+
+class Leader(models.Model):
+    """Who does a thing that only one process may do at a time, and until when nobody else may."""
+
+    role = models.CharField(max_length=40, primary_key=True)
+    holder = models.CharField(max_length=120)
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.holder}"
+
+
+class ApiToken(models.Model):
+    """A bearer token; only its SHA-256 is kept (the token itself has 256 random bits, so no slow hash is needed)."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=80, blank=True)
+    sha256 = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(db_default=Now())
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.user} {self.name}".strip()

@@ -1,0 +1,342 @@
+"""The life of a job. Nothing else writes `Job.state`; every change is one conditional UPDATE, so races have one winner.
+
+    queued --claim--> running --succeed | fail | cancel--> succeeded | failed | cancelled
+    running --retry | lose--> queued        (a transient error, a dead worker)
+    running --split--> running, no lease    (its parts run as jobs of their own)
+    running, no lease --the last part ends--> queued, joining
+"""
+
+import random
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Case, DateTimeField, F, QuerySet, When
+from django.db.models.functions import Now
+
+import kinds
+from config.celery import app
+from jobs import hints
+from jobs.models import FINISHED, OPEN, Job, JobArtifact, State
+from jobs.publish import publish
+from kinds.base import Artifact, Part
+
+log = structlog.get_logger(__name__)
+ENV = settings.ENV
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one attempt of a job, until its lease runs out."""
+
+    id: uuid.UUID
+    attempt: int
+    kind: str
+    lane: str
+    params: dict[str, Any]
+    joining: bool
+    parent_id: uuid.UUID | None
+
+
+def _lease() -> Any:
+    return Now() + timedelta(seconds=ENV.lease_s)
+
+
+def _changed(job_id: uuid.UUID) -> None:
+    transaction.on_commit(partial(hints.tell, job_id))
+
+
+def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
+    """Read the rows again after commit: `published_at` is the database's clock, and the message carries it."""
+    transaction.on_commit(lambda: publish(list(Job.objects.filter(pk__in=ids, state=State.QUEUED))))
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
+    """Take a queued job that is due. None: somebody else has it, it has ended, or it is not due; drop the message."""
+    due = Job.objects.filter(pk=job_id, state=State.QUEUED).exclude(run_after__gt=Now())
+    job = due.first()
+    if job is None:
+        return None
+    won = due.filter(attempt=job.attempt).update(
+        state=State.RUNNING,
+        attempt=job.attempt + 1,
+        version=F("version") + 1,
+        lease_until=_lease(),
+        worker=worker,
+        pool=pool,
+        started_at=Case(When(joining=True, then=F("started_at")), default=Now(), output_field=DateTimeField()),
+        note="",
+    )
+    if not won:
+        return None
+    hints.tell(job_id)
+    return Claim(job.pk, job.attempt + 1, job.kind, job.lane, job.params, job.joining, job.parent_id)
+
+
+def _held(claim: Claim) -> QuerySet[Job]:
+    """The fence: this row only while this attempt owns it."""
+    return Job.objects.filter(pk=claim.id, attempt=claim.attempt, state=State.RUNNING, open_parts=0)
+
+
+def report(claim: Claim, share: float, note: str) -> bool:
+    """Record progress. False: stop working, the job was cancelled or is no longer ours."""
+    kept = _held(claim).filter(cancel_requested=False)
+    if not kept.update(progress=share, note=note[:200], version=F("version") + 1):
+        return False
+    hints.tell(claim.id)
+    return True
+
+
+def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
+    """Renew, in one statement, the leases of the jobs that a worker is really running; how many it still owns."""
+    mine = Job.objects.filter(pk__in=job_ids, worker=worker, state=State.RUNNING, lease_until__isnull=False)
+    return mine.update(lease_until=_lease()) if job_ids else 0
+
+
+# ---- ending ---------------------------------------------------------------------------------------------------------
+
+
+def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, state: State, **values: Any) -> bool:
+    """Move the row to a terminal state if it is still in `rows`, and tell its parent. Locks parents before parts."""
+    with transaction.atomic():
+        parent = Job.objects.select_for_update().filter(pk=parent_id).first() if parent_id else None
+        artifact: Artifact | None = values.pop("artifact", None)
+        ended = rows.filter(pk=job_id).update(
+            state=state, finished_at=Now(), lease_until=None, version=F("version") + 1, **values
+        )
+        if not ended:
+            return False
+        if artifact is not None:
+            content = {"media_type": artifact.media_type, "filename": artifact.filename, "content": artifact.content}
+            JobArtifact.objects.create(job_id=job_id, **content)
+        if parent is not None:
+            _part_ended(parent)
+        _changed(job_id)
+    return True
+
+
+def _part_ended(parent: Job) -> None:
+    """One part less to wait for; after the last one the parent is queued again, to join. The caller holds its lock."""
+    left = parent.open_parts - 1
+    rows = Job.objects.filter(pk=parent.pk)
+    waiting = parent.state == State.RUNNING
+    rows.update(
+        open_parts=left,
+        version=F("version") + 1,
+        **({"progress": (parent.parts_total - left) / parent.parts_total} if waiting else {}),
+    )
+    if waiting and left == 0:
+        _queue_to_join(rows, parent)
+    _changed(parent.pk)
+
+
+def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
+    allowed = parent.attempt + settings.LANES[parent.lane].max_attempts
+    rows.update(state=State.QUEUED, joining=True, published_at=Now(), run_after=None, max_attempts=allowed)
+    _publish_after_commit([parent.pk])
+
+
+def succeed(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> bool:
+    """Finish with a result. False: thrown away, because this attempt no longer owns the job or it was cancelled."""
+    rows = _held(claim).filter(cancel_requested=False)
+    done = {"result": result, "artifact": artifact, "progress": 1.0, "note": "", "error": ""}
+    return _end(rows, claim.id, claim.parent_id, State.SUCCEEDED, **done) or stopped(claim)
+
+
+def fail(claim: Claim, sentence: str) -> bool:
+    """Finish for good with a sentence that says why."""
+    rows = _held(claim).filter(cancel_requested=False)
+    return _end(rows, claim.id, claim.parent_id, State.FAILED, error=sentence, note="") or stopped(claim)
+
+
+def stopped(claim: Claim) -> bool:
+    """Finish a job whose cancel was asked for and whose work has stopped. False: it was not, or is not ours."""
+    rows = _held(claim).filter(cancel_requested=True)
+    return _end(rows, claim.id, claim.parent_id, State.CANCELLED, note="", error="")
+
+
+def split(claim: Claim, parts: Sequence[Part]) -> bool:
+    """Hand the work to child jobs: the parent gives up its lease and waits, holding no worker."""
+    parent = Job.objects.get(pk=claim.id)
+    children = [_child(parent, number, part) for number, part in enumerate(parts)]
+    with transaction.atomic():
+        rows = _held(claim).filter(cancel_requested=False)
+        waits = rows.update(lease_until=None, parts_total=len(parts), open_parts=len(parts), version=F("version") + 1)
+        if not waits:
+            return False
+        Job.objects.bulk_create(children)
+        _changed(claim.id)
+        transaction.on_commit(partial(publish, children))
+    return True
+
+
+def _child(parent: Job, number: int, part: Part) -> Job:
+    kind = kinds.ALL[part.kind]
+    params = kind.params.model_validate(part.params)
+    lane = kind.lane_for(params)
+    return Job(
+        owner_id=parent.owner_id,
+        kind=kind.name,
+        lane=lane,
+        params=params.model_dump(mode="json"),
+        max_attempts=settings.LANES[lane].max_attempts,
+        parent=parent,
+        part=number,
+    )
+
+
+# ---- again ----------------------------------------------------------------------------------------------------------
+
+
+def retry(claim: Claim, sentence: str) -> bool:
+    """Queue a job again after a transient error, with exponential backoff and full jitter; fail it after its last attempt.
+
+    Backoff: random(0, base x 2^(attempt - 1)), "full jitter" of Brooker, AWS Architecture Blog, 2015.
+    """
+    job = Job.objects.filter(pk=claim.id).only("max_attempts").first()
+    if job is None or claim.attempt >= job.max_attempts:
+        return fail(claim, sentence)
+    delay = random.uniform(0, ENV.retry_base_s * 2 ** (claim.attempt - 1))  # noqa: S311  (jitter, not a secret)
+    rows = _held(claim).filter(cancel_requested=False)
+    return _requeue(rows, claim.id, f"trying again: {sentence}", timedelta(seconds=delay)) or stopped(claim)
+
+
+def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta | None = None) -> bool:
+    with transaction.atomic():
+        queued = rows.filter(pk=job_id).update(
+            state=State.QUEUED,
+            lease_until=None,
+            version=F("version") + 1,
+            note=note[:200],
+            run_after=Now() + delay if delay else None,
+            published_at=None if delay else Now(),
+        )
+        if not queued:
+            return False
+        if delay is None:
+            _publish_after_commit([job_id])
+        _changed(job_id)
+    return True
+
+
+def lose(job: Job, cause: str) -> bool:
+    """Take a job from a worker that is dead (`job` as just read): queue it again, or end it if that was its last attempt."""
+    rows = Job.objects.filter(pk=job.pk, attempt=job.attempt, state=State.RUNNING, open_parts=0)
+    if job.cancel_requested:
+        return _end(rows, job.pk, job.parent_id, State.CANCELLED, note="", error="")
+    if job.attempt >= job.max_attempts:
+        times = f"its worker died {job.attempt} times" if job.attempt > 1 else "its worker died"
+        sentence = f"Gave up: {times}, the last time on {job.worker or 'an unknown worker'} ({cause})."
+        return _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
+    return _requeue(rows, job.pk, f"running again: {cause}")
+
+
+def lose_on(worker: str, job_id: uuid.UUID, cause: str) -> bool:
+    """A worker says that it has lost a job it was running (its pool child died): no need to wait for the lease."""
+    job = Job.objects.filter(pk=job_id, worker=worker, state=State.RUNNING, open_parts=0).first()
+    return job is not None and lose(job, cause)
+
+
+def overrun_on(worker: str, job_id: uuid.UUID, limit_s: float) -> bool:
+    """A worker has killed a job at its hard time limit: trying again would take as long, so it fails."""
+    rows = Job.objects.filter(worker=worker, state=State.RUNNING, open_parts=0)
+    job = rows.filter(pk=job_id).first()
+    if job is None:
+        return False
+    rows = rows.filter(attempt=job.attempt)
+    return _end(rows, job.pk, job.parent_id, State.FAILED, note="", error=time_limit_sentence(limit_s))
+
+
+def time_limit_sentence(limit_s: float) -> str:
+    """What the user of a job that ran too long reads."""
+    return f"Stopped: it ran longer than its lane allows ({limit_s:g} s); ask for less work in one job."
+
+
+# ---- cancelling -----------------------------------------------------------------------------------------------------
+
+
+def cancel(job_id: uuid.UUID) -> Job:
+    """Cancel a job: at once if queued or waiting for parts; if running, killed (prefork) or asked to stop.
+
+    Returns the job as it is now; one that has already ended is returned unchanged.
+    """
+    with transaction.atomic():
+        parent_id = Job.objects.values_list("parent_id", flat=True).get(pk=job_id)
+        if parent_id:
+            Job.objects.select_for_update().filter(pk=parent_id).first()
+        job = Job.objects.select_for_update().get(pk=job_id)
+        if job.state in OPEN:
+            _cancel_open(job)
+    return Job.objects.get(pk=job_id)
+
+
+def _cancel_open(job: Job) -> None:
+    rows = Job.objects.filter(attempt=job.attempt, state=job.state, open_parts=job.open_parts)
+    if job.state == State.RUNNING and not job.open_parts:
+        rows.filter(pk=job.pk).update(cancel_requested=True, note="stopping", version=F("version") + 1)
+        _changed(job.pk)
+        transaction.on_commit(partial(_kill, job))
+        return
+    _end(rows, job.pk, job.parent_id, State.CANCELLED, cancel_requested=True, note="")
+    for part in Job.objects.select_for_update().filter(parent=job, state__in=OPEN).order_by("part"):
+        _cancel_open(part)
+
+
+def _kill(job: Job) -> None:
+    """Ask the worker to kill the pool child that runs it; other pools cannot, there the kind stops at its next step."""
+    if job.pool != "prefork":
+        return
+    try:
+        app.control.revoke(str(job.pk), terminate=True, destination=[job.worker])
+    except Exception as error:  # noqa: BLE001  (whatever the broker does, the next progress report stops the job)
+        log.warning("kill not sent", job=str(job.pk), error=str(error))
+
+
+# ---- sweeping (sweeper.py calls these) ------------------------------------------------------------------------------
+
+
+def expired_leases(limit: int) -> list[Job]:
+    """Running jobs whose worker has stopped renewing."""
+    return list(Job.objects.filter(state=State.RUNNING, lease_until__lt=Now()).order_by("lease_until")[:limit])
+
+
+def due(limit: int) -> list[uuid.UUID]:
+    """Queued jobs that nobody has published yet and that are due."""
+    rows = Job.objects.filter(state=State.QUEUED, published_at=None).exclude(run_after__gt=Now())
+    return list(rows.order_by("run_after", "id").values_list("pk", flat=True)[:limit])
+
+
+def overtaken(lane: str, head_published_at: datetime | None, limit: int) -> list[uuid.UUID]:
+    """Queued jobs that the broker has lost: their queue is empty (`None`), or its head was published well after them."""
+    quiet = Now() - timedelta(seconds=ENV.lost_after_s)
+    rows = Job.objects.filter(state=State.QUEUED, lane=lane, published_at__lt=quiet)
+    if head_published_at is not None:
+        rows = rows.filter(published_at__lt=head_published_at - timedelta(seconds=1))
+    return list(rows.order_by("published_at").values_list("pk", flat=True)[:limit])
+
+
+def publish_again(ids: Sequence[uuid.UUID]) -> bool:
+    """Publish queued jobs once more, stamped with the time of now."""
+    Job.objects.filter(pk__in=ids, state=State.QUEUED).update(published_at=Now())
+    return publish(list(Job.objects.filter(pk__in=ids, state=State.QUEUED).order_by("id")))
+
+
+def expire(older_than: timedelta, limit: int = 500) -> int:
+    """Delete jobs that ended longer ago than this, with their parts and artifacts; how many rows went."""
+    old = Job.objects.filter(parent=None, state__in=FINISHED, finished_at__lt=Now() - older_than)
+    ids = list(old.order_by("finished_at").values_list("pk", flat=True)[:limit])
+    return Job.objects.filter(pk__in=ids).delete()[0]
+
+
+def mark_notified(job_id: uuid.UUID) -> None:
+    """The first client has been told of the end."""
+    Job.objects.filter(pk=job_id, notified_at=None, state__in=FINISHED).update(notified_at=Now())

@@ -1,0 +1,187 @@
+"""Submitting: check, commit the rows, answer; the publish follows the commit and its failure is not the client's."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from pydantic import ValidationError
+
+import kinds
+from jobs.models import OPEN, Job, State
+from jobs.publish import publish
+from kinds.base import Kind, Params
+
+RETRY_AFTER_S = 5
+BACKLOG_SEEN_FOR_S = 1.0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a client asks for."""
+
+    kind: str
+    params: dict[str, Any]
+    idempotency_key: str | None = None
+    run_after: datetime | None = None
+
+
+@dataclass
+class Refused(Exception):
+    """A submission that was not accepted: one sentence that says what to change, and which fields."""
+
+    detail: str
+    fields: list[dict[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class InvalidSubmission(Refused):
+    """The kind is unknown or its params are wrong."""
+
+
+class KeyConflict(Refused):
+    """The idempotency key was used for another submission."""
+
+
+class TooManyOpenJobs(Refused):
+    """The user has as many open jobs as allowed."""
+
+
+class LaneFull(Refused):
+    """The lane's backlog is over its limit; try again after RETRY_AFTER_S seconds."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    submission: Submission
+    kind: Kind
+    lane: str
+    params: dict[str, Any]
+    fingerprint: str
+
+
+def available_kinds() -> dict[str, Kind]:
+    """The kinds that users may submit, by name."""
+    synthetic = settings.ENV.synthetic_kinds
+    return {
+        name: kind for name, kind in kinds.ALL.items() if not kind.internal and (synthetic or not kind.synthetic)
+    }
+
+
+def _invalid(error: ValidationError, kind: Kind) -> InvalidSubmission:
+    fields = [
+        {"field": ".".join(["params", *map(str, one["loc"])]), "why": one["msg"].removeprefix("Value error, ")}
+        for one in error.errors(include_input=False, include_url=False)
+    ]
+    first = fields[0]
+    return InvalidSubmission(f"{first['field']} of {kind.name} is not right: {first['why']}.", fields)
+
+
+def _params(kind: Kind, raw: dict[str, Any]) -> Params:
+    try:
+        return kind.params.model_validate_json(json.dumps(raw, allow_nan=True))
+    except ValidationError as error:
+        raise _invalid(error, kind) from None
+
+
+def _check(one: Submission) -> _Checked:
+    allowed = available_kinds()
+    if one.kind not in allowed:
+        why = f"there is no such kind; choose one of {', '.join(allowed)}"
+        raise InvalidSubmission(f"kind is not right: {why}.", [{"field": "kind", "why": why}])
+    kind = allowed[one.kind]
+    params = _params(kind, one.params)
+    stored = params.model_dump(mode="json")
+    body = json.dumps([one.kind, stored, one.run_after.isoformat() if one.run_after else None], sort_keys=True)
+    return _Checked(one, kind, kind.lane_for(params), stored, hashlib.sha256(body.encode()).hexdigest())
+
+
+def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, bool]]:
+    """Accept all submissions or none; for each its job, and whether it is new (False: its key was known).
+
+    Raises:
+        InvalidSubmission, KeyConflict, TooManyOpenJobs, LaneFull: nothing was stored.
+    """
+    checked = [_check(one) for one in submissions]
+    for tries_left in (2, 1, 0):
+        try:
+            return _store(owner_id, checked)
+        except IntegrityError:  # another request stored one of the keys in between: look again
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]:
+    with transaction.atomic():
+        known = _known(owner_id, checked)
+        new: list[Job] = []
+        answer: list[tuple[Job, bool]] = []
+        for one in checked:
+            key = one.submission.idempotency_key
+            job = known.get(key) if key else None
+            answer.append((job, False) if job else (_job(owner_id, one), True))
+            if job and job.fingerprint != one.fingerprint:
+                raise KeyConflict(f"The idempotency key {key!r} was used for another submission; use a new key.")
+            if not job:
+                new.append(answer[-1][0])
+                known |= {key: new[-1]} if key else {}
+        if new:
+            _refuse_floods(owner_id, new)
+            Job.objects.bulk_create(new)
+        transaction.on_commit(partial(publish, [job for job in new if job.published_at]))
+    return answer
+
+
+def _known(owner_id: int, checked: Sequence[_Checked]) -> dict[str | None, Job]:
+    keys = [one.submission.idempotency_key for one in checked if one.submission.idempotency_key]
+    rows = Job.objects.filter(owner_id=owner_id, idempotency_key__in=keys) if keys else ()
+    return {job.idempotency_key: job for job in rows}
+
+
+def _job(owner_id: int, one: _Checked) -> Job:
+    later = {"run_after": one.submission.run_after, "published_at": None} if one.submission.run_after else {}
+    return Job(
+        owner_id=owner_id,
+        kind=one.kind.name,
+        lane=one.lane,
+        params=one.params,
+        max_attempts=settings.LANES[one.lane].max_attempts,
+        idempotency_key=one.submission.idempotency_key,
+        fingerprint=one.fingerprint,
+        **later,
+    )
+
+
+# ---- back-pressure --------------------------------------------------------------------------------------------------
+
+_backlog_seen: dict[str, tuple[float, int]] = {}
+
+
+def _refuse_floods(owner_id: int, new: Sequence[Job]) -> None:
+    limit = settings.ENV.max_open_jobs
+    open_jobs = Job.objects.filter(owner_id=owner_id, parent=None).filter(Q(state__in=OPEN))[: limit + 1].count()
+    if open_jobs + len(new) > limit:
+        raise TooManyOpenJobs(f"You have {open_jobs} open jobs of at most {limit}; wait for some to end.")
+    for lane in {job.lane for job in new}:
+        most = settings.LANES[lane].max_backlog
+        if backlog(lane, most) >= most:
+            raise LaneFull(f"The {lane} lane has {most} jobs waiting, its limit; try again in {RETRY_AFTER_S} s.")
+
+
+def backlog(lane: str, most: int) -> int:
+    """How many jobs of a lane are queued, counted up to `most`; seen again after BACKLOG_SEEN_FOR_S seconds."""
+    seen_at, count = _backlog_seen.get(lane, (float("-inf"), 0))
+    if time.monotonic() - seen_at > BACKLOG_SEEN_FOR_S:
+        count = Job.objects.filter(lane=lane, state=State.QUEUED)[:most].count()
+        _backlog_seen[lane] = (time.monotonic(), count)
+    return count

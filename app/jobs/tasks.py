@@ -1,0 +1,33 @@
+"""The Celery tasks: thin, with ids as arguments. A task may be delivered twice; the second run does nothing."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+
+from config.celery import app
+from jobs import services
+from jobs.publish import TASK, route
+from jobs.work import execute
+
+ROUTES = ("quick.expire", "quick.ping")
+
+
+@app.task(name=TASK, bind=True, ignore_result=True, Request="jobs.lease:LedgerRequest")  # type: ignore[untyped-decorator]
+def run(self: Any, job_id: str) -> None:
+    """Run one attempt of a job, if it is still to be run."""
+    execute(uuid.UUID(job_id), worker=self.request.hostname)
+
+
+@app.task(name="jobs.expire", ignore_result=True, **route("quick", "expire"))  # type: ignore[untyped-decorator]
+def expire() -> None:
+    """Delete what is past its retention; beat sends this."""
+    while services.expire(timedelta(days=settings.ENV.retention_days)):
+        pass
+
+
+@app.task(name="jobs.ping", bind=True, ignore_result=False, **route("quick", "ping"))  # type: ignore[untyped-decorator]
+def ping(self: Any) -> str:
+    """The smoke task of a deploy: says which worker answered, through the result backend."""
+    return str(self.request.hostname)

@@ -1,0 +1,34 @@
+"""Bearer tokens: made once, kept as a hash."""
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from jobs.models import ApiToken
+
+PREFIX = "hr_"  # lets secret scanners and people recognise one
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def create_token(user: AbstractBaseUser, name: str = "") -> str:
+    """Make a token of 256 random bits for a user; the caller shows it once."""
+    token = PREFIX + secrets.token_urlsafe(32)
+    ApiToken.objects.create(user_id=user.pk, name=name, sha256=_hash(token))
+    return token
+
+
+def user_of(token: str) -> AbstractBaseUser | None:
+    """The active user whose token this is, if any."""
+    found = ApiToken.objects.select_related("user").filter(sha256=_hash(token), user__is_active=True).first()
+    if found is None:
+        return None
+    stale = Q(last_used_at=None) | Q(last_used_at__lt=Now() - timedelta(minutes=1))
+    ApiToken.objects.filter(stale, pk=found.pk).update(last_used_at=Now())
+    return found.user

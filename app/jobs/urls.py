@@ -1,0 +1,3 @@
+"""The pages."""
+app_name = "jobs"
+urlpatterns: list[object] = []

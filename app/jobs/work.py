@@ -1,0 +1,145 @@
+"""Runs one claimed job: calls the kind, and tells the ledger how it went."""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, close_old_connections
+
+import kinds
+from config.lanes import Lane
+from jobs import services
+from jobs.models import Job, JobArtifact
+from jobs.services import Claim
+from kinds.base import KindFailed, Outcome, PartOutcome, Split, Stopped, Transient
+
+log = structlog.get_logger(__name__)
+REPORT_EVERY_S = 0.25
+
+
+class OverTime(Exception):
+    """The job passed its lane's soft time limit (threads and solo, where Celery has none)."""
+
+
+class Reporter:
+    """The progress callback of one attempt: throttled writes, and the place where a job stops."""
+
+    def __init__(self, claim: Claim, lane: Lane) -> None:
+        self._claim = claim
+        self._due = time.monotonic() + REPORT_EVERY_S
+        self._deadline = time.monotonic() + lane.soft_time_limit
+
+    def __call__(self, share: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now > self._deadline:
+            raise OverTime
+        if now < self._due:
+            return
+        self._due = now + REPORT_EVERY_S
+        try:
+            kept = services.report(self._claim, min(max(share, 0.0), 1.0), note)
+        except (OperationalError, InterfaceError):
+            close_old_connections()  # the database is away: the work goes on, its end will wait for it
+            return
+        if not kept:
+            raise Stopped
+
+
+def execute(job_id: uuid.UUID, worker: str) -> None:
+    """Claim the job, run it, finish it. A claim that fails means a duplicate message: nothing happens."""
+    lane_name = settings.ENV.lane or "?"
+    claim = services.claim(job_id, worker, settings.LANES[lane_name].pool if settings.ENV.lane else "")
+    if claim is None:
+        log.info("message dropped, nothing to claim", job=str(job_id))
+        return
+    bound = log.bind(job=str(claim.id), kind=claim.kind, attempt=claim.attempt)
+    bound.info("job started")
+    settle = _attempt(claim, bound)
+    kept = _through_outages(settle, bound)
+    bound.info("job ended" if kept else "output thrown away, the job is no longer ours")
+
+
+def _attempt(claim: Claim, bound: Any) -> Callable[[], bool]:
+    """Run the kind; returns the call that tells the ledger."""
+    lane = settings.LANES[claim.lane]
+    kind = kinds.ALL[claim.kind]
+    try:
+        return _settlement(claim, _run(claim, Reporter(claim, lane)))
+    except Stopped:
+        return partial(services.stopped, claim)
+    except (OverTime, SoftTimeLimitExceeded):
+        return partial(services.fail, claim, services.time_limit_sentence(lane.soft_time_limit))
+    except (Transient, *kind.transient) as error:
+        return partial(services.retry, claim, _sentence(error))
+    except KindFailed as error:
+        return partial(services.fail, claim, _sentence(error))
+    except Exception:
+        bound.exception("the kind has a bug")
+        return partial(services.fail, claim, f"The {claim.kind} kind failed in a way its author did not expect.")
+
+
+def _sentence(error: Exception) -> str:
+    return (str(error) or type(error).__name__).replace("\x00", "")[:1000]
+
+
+def _run(claim: Claim, progress: Reporter) -> Outcome | Split:
+    kind = kinds.ALL[claim.kind]
+    params = kind.params.model_validate(claim.params)
+    if not claim.joining:
+        return kind.run(params, progress)
+    if kind.join is None:
+        raise TypeError(f"{kind.name} split itself but has no join")
+    return kind.join(params, _parts(claim), progress)
+
+
+def _parts(claim: Claim) -> list[PartOutcome]:
+    parts = Job.objects.filter(parent_id=claim.id).order_by("part")
+    files = dict(JobArtifact.objects.filter(job__parent_id=claim.id).values_list("job_id", "content"))
+    return [
+        PartOutcome(part.state, part.params, part.result, part.error, bytes(files[part.pk]) if part.pk in files else None)
+        for part in parts
+    ]
+
+
+def _settlement(claim: Claim, outcome: Outcome | Split) -> Callable[[], bool]:
+    if isinstance(outcome, Split):
+        return partial(services.split, claim, outcome.parts)
+    too_big = _too_big(outcome)
+    if too_big:
+        return partial(services.fail, claim, too_big)
+    return partial(services.succeed, claim, outcome.result, outcome.artifact)
+
+
+def _too_big(outcome: Outcome) -> str:
+    size = len(json.dumps(outcome.result, allow_nan=False).encode())
+    limit = settings.ENV.max_result_bytes
+    if size > limit:
+        return f"The result is {size:,} bytes, over the limit of {limit:,}; ask for less in one job."
+    size = len(outcome.artifact.content) if outcome.artifact else 0
+    limit = settings.ENV.max_artifact_bytes
+    if size > limit:
+        return f"The file is {size:,} bytes, over the limit of {limit:,}; ask for less in one job."
+    return ""
+
+
+def _through_outages(settle: Callable[[], bool], bound: Any) -> bool:
+    """Tell the ledger, waiting for a database that is away; the fence makes a second try harmless."""
+    pause = 0.1
+    deadline = time.monotonic() + 2 * settings.ENV.lease_s
+    while True:
+        try:
+            return settle()
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() > deadline:
+                raise
+            bound.warning("database away, trying again", error=str(error))
+            close_old_connections()
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  (jitter, not a secret)
+            pause = min(2 * pause, 2.0)
