@@ -6,6 +6,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import setup_logging
 from kombu import Exchange, Queue
+from kombu.transport.virtual.exchange import TopicExchange
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -21,6 +22,17 @@ def queues_of(table: LaneTable) -> list[Queue]:
         Queue(name, exchange, routing_key=binding)
         for lane in table.lanes.values()
         for name, binding in lane.queues.items()
+    ]
+
+
+def bound_to(table: LaneTable, routing_key: str) -> list[tuple[str, str]]:
+    """(lane, queue) of every binding in the lane table that a routing key matches."""
+    topic = TopicExchange(None)
+    return [
+        (name, queue)
+        for name, lane in table.lanes.items()
+        for queue, binding in lane.queues.items()
+        if topic._match(topic.key_to_pattern(binding), routing_key)
     ]
 
 
@@ -70,8 +82,7 @@ app.conf.update(
     result_backend_always_retry=True,
     result_expires=3600,
     task_queues=queues_of(settings.LANES),
-    task_default_exchange=settings.LANES.exchange.name,
-    task_default_exchange_type=settings.LANES.exchange.type,
+    task_default_queue=next(iter(next(reversed(settings.LANES.lanes.values())).queues)),
     task_create_missing_queues=False,
     task_acks_late=True,
     task_reject_on_worker_lost=True,

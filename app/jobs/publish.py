@@ -2,21 +2,38 @@
 
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 
-from config.celery import app
+from config.celery import app, bound_to
 from jobs.models import Job, State
 
 log = structlog.get_logger(__name__)
 TASK = "jobs.run"
 
 
+@cache
 def route(lane: str, name: str) -> dict[str, str]:
-    """Where Celery sends a message: the exchange, and the routing key that a lane's queue is bound to."""
-    return {"exchange": settings.LANES.exchange.name, "routing_key": f"{lane}.{name}"}
+    """Where Celery sends a message: a routing key, and the queue that the lane table binds it to.
+
+    Naming the queue makes Celery declare it and its binding, so a message sent before any worker came is kept.
+
+    Raises:
+        ImproperlyConfigured: no queue of the lane is bound to the key, or another lane's is as well.
+    """
+    key = f"{lane}.{name}"
+    found = bound_to(settings.LANES, key)
+    if [of for of, _ in found] != [lane]:
+        bound = f"bound in the lanes {', '.join(of for of, _ in found)}" if found else "bound by no lane"
+        raise ImproperlyConfigured(
+            f"The routing key {key!r} is {bound}; it needs exactly one binding, in the lane {lane!r}: "
+            "mend app/config/lanes.yml, or the lane that the kind names."
+        )
+    return {"queue": found[0][1], "routing_key": key}
 
 
 def publish(jobs: Sequence[Job]) -> bool:

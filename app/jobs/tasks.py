@@ -11,8 +11,6 @@ from jobs import services
 from jobs.publish import TASK, route
 from jobs.work import execute
 
-ROUTES = ("quick.expire", "quick.ping")
-
 
 @app.task(name=TASK, bind=True, ignore_result=True, Request="jobs.lease:LedgerRequest")  # type: ignore[untyped-decorator]
 def run(self: Any, job_id: str) -> None:
