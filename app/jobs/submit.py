@@ -35,10 +35,14 @@ class Submission:
 
 @dataclass
 class Refused(Exception):
-    """A submission that was not accepted: one sentence that says what to change, and which fields."""
+    """A submission that was not accepted: one sentence that says what to change, and which fields.
+
+    `index` is the place, in a batch, of the one that was refused.
+    """
 
     detail: str
     fields: list[dict[str, str]] = field(default_factory=list)
+    index: int | None = None
 
     def __str__(self) -> str:
         return self.detail
@@ -72,9 +76,7 @@ class _Checked:
 def available_kinds() -> dict[str, Kind]:
     """The kinds that users may submit, by name."""
     synthetic = settings.ENV.synthetic_kinds
-    return {
-        name: kind for name, kind in kinds.ALL.items() if not kind.internal and (synthetic or not kind.synthetic)
-    }
+    return {name: kind for name, kind in kinds.ALL.items() if not kind.internal and (synthetic or not kind.synthetic)}
 
 
 def _invalid(error: ValidationError, kind: Kind) -> InvalidSubmission:
@@ -105,13 +107,24 @@ def _check(one: Submission) -> _Checked:
     return _Checked(one, kind, kind.lane_for(params), stored, hashlib.sha256(body.encode()).hexdigest())
 
 
+def _check_all(submissions: Sequence[Submission]) -> list[_Checked]:
+    checked: list[_Checked] = []
+    for one in submissions:
+        try:
+            checked.append(_check(one))
+        except InvalidSubmission as refused:
+            refused.index = len(checked)
+            raise
+    return checked
+
+
 def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, bool]]:
     """Accept all submissions or none; for each its job, and whether it is new (False: its key was known).
 
     Raises:
         InvalidSubmission, KeyConflict, TooManyOpenJobs, LaneFull: nothing was stored.
     """
-    checked = [_check(one) for one in submissions]
+    checked = _check_all(submissions)
     for tries_left in (2, 1, 0):
         try:
             return _store(owner_id, checked)
