@@ -1,3 +1,11 @@
 """The pages."""
+
+from django.urls import path
+
+from fleet import views
+
 app_name = "fleet"
-urlpatterns: list[object] = []
+urlpatterns = [
+    path("", views.fleet, name="fleet"),
+    path("live", views.live, name="live"),
+]

@@ -1,0 +1,124 @@
+// One job, live: progress comes over the WebSocket, everything else as HTML from the server when something changed.
+"use strict";
+
+(() => {
+  const root = document.getElementById("job");
+  const lost = document.getElementById("lost");
+  const spoken = document.getElementById("spoken");
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const card = () => root.querySelector("[data-version]");
+  const finished = () => card().hasAttribute("data-finished");
+
+  // ---- the piece of HTML
+
+  const LEAST_PAUSE_MS = 700;
+  let seen = { version: Number(card().dataset.version), shape: "" };
+  let refreshedAt = 0;
+  let pending = 0;
+  let clock = performance.now();
+
+  const refresh = async () => {
+    pending = 0;
+    refreshedAt = performance.now();
+    let body;
+    try {
+      body = await headrace.piece(root.dataset.piece);
+    } catch {
+      setTimeout(refreshSoon, 2000);
+      return;
+    }
+    if (!body) return;
+    const before = card().dataset.state;
+    headrace.morphChildren(root, body);
+    clock = performance.now();
+    document.title = root.querySelector("[data-title]").dataset.title;
+    if (card().dataset.state !== before) spoken.textContent = `The job is ${card().dataset.state}.`;
+    if (finished()) clearInterval(ticking);
+    else if (Number(card().dataset.version) < seen.version) refreshSoon();
+  };
+
+  const refreshSoon = () => {
+    pending ||= setTimeout(refresh, Math.max(0, refreshedAt + LEAST_PAUSE_MS - performance.now()));
+  };
+
+  // ---- what moves between two pieces
+
+  const tick = () => {
+    if (document.hidden) return;
+    const since = (performance.now() - clock) / 1000;
+    let total = 0;
+    for (const row of root.querySelectorAll("[data-span]")) {
+      if (row.dataset.seconds === "") continue;
+      const seconds = Number(row.dataset.seconds) + ("growing" in row.dataset ? since : 0);
+      total += seconds;
+      if (!("growing" in row.dataset)) continue;
+      row.querySelector("dd").textContent = headrace.duration(seconds);
+      const stretch = root.querySelector(`.timing .span-${row.dataset.span}`);
+      if (stretch) stretch.style.flexGrow = seconds;
+    }
+    const sum = root.querySelector("[data-total]");
+    if (sum) sum.textContent = headrace.duration(total);
+  };
+
+  const show = (job) => {
+    const percent = `${Math.floor(job.progress * 100)}%`;
+    const bar = root.querySelector(".progress .bar");
+    if (!bar || job.state !== card().dataset.state) return;
+    bar.firstElementChild.style.width = percent;
+    bar.ariaValueNow = Math.floor(job.progress * 100);
+    root.querySelector("[data-percent]").textContent = percent;
+    if (job.note) root.querySelector("[data-note]").textContent = job.note;
+    if (job.state === "running") document.title = `${percent} ${document.title.replace(/^\d+% /, "")}`;
+  };
+
+  const take = (job) => {
+    if (job.version < seen.version) return;
+    const shape = [job.state, job.attempt, job.worker, job.cancel_requested, job.open_parts, job.run_after].join();
+    const changed = shape !== seen.shape;
+    seen = { version: job.version, shape };
+    show(job);
+    if (changed) refreshSoon();
+  };
+
+  // ---- the connection
+
+  const FINAL = { 4401: "reload", 4403: "stop", 4404: "stop" };
+  let failures = 0;
+
+  const ended = async () => {
+    await refresh();
+    if (root.querySelector("[data-unnotified]")) setTimeout(refresh, LEAST_PAUSE_MS);
+  };
+
+  const closed = ({ code }) => {
+    if (code === 1000) return ended();
+    if (FINAL[code] === "reload") return location.reload();
+    if (FINAL[code] || finished()) return (lost.hidden = true);
+    lost.hidden = false;
+    refreshSoon();
+    failures += 1;
+    const pause = Math.min(15_000, 500 * 2 ** (failures - 1));
+    setTimeout(connect, pause * (0.5 + Math.random() / 2));
+  };
+
+  const connect = () => {
+    if (finished()) {
+      lost.hidden = true;
+      return;
+    }
+    const socket = new WebSocket(new URL(root.dataset.socket, location.href.replace(/^http/, "ws")));
+    socket.addEventListener("open", () => {
+      failures = 0;
+      lost.hidden = true;
+    });
+    socket.addEventListener("message", ({ data }) => {
+      const message = JSON.parse(data);
+      if (message.type === "job") take(message.job);
+    });
+    socket.addEventListener("close", closed);
+  };
+
+  const ticking = setInterval(tick, calm ? 1000 : 100);
+  if (finished()) clearInterval(ticking);
+  else connect();
+})();

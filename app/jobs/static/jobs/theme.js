@@ -1,0 +1,9 @@
+// Loaded before the page is drawn, so that a chosen theme does not flash.
+"use strict";
+
+try {
+  const theme = localStorage.getItem("theme");
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+} catch {
+  // Storage is off: the system's theme it is.
+}

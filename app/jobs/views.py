@@ -1,0 +1,249 @@
+"""The pages about jobs: thin, over submit.py and services.py. What they show of a job is in the templates."""
+
+import secrets
+import uuid
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.db.models.functions import Length, Now
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+import kinds
+from jobs import services
+from jobs.forms import KindForm, form_for
+from jobs.models import Job, JobArtifact, State
+from jobs.submit import (
+    RETRY_AFTER_S,
+    InvalidSubmission,
+    KeyConflict,
+    LaneFull,
+    Refused,
+    Submission,
+    TooManyOpenJobs,
+    available_kinds,
+    submit,
+)
+from kinds.base import Kind
+
+PAGE = 25
+PARTS_SHOWN = 400
+ONCE = "one-time-key"  # not a Python name, so no parameter of a kind can be called the same
+STATUS: dict[type[Refused], int] = {TooManyOpenJobs: 429, LaneFull: 503}
+ENDED: dict[str, str] = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
+
+
+class Request(HttpRequest):
+    """A request behind `login_required`."""
+
+    user: User
+
+
+# ---- my jobs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some jobs, newest first, and the queries that lead to the pages around them."""
+
+    jobs: list[Job]
+    newer: str
+    older: str
+
+
+def _uuid(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text or "")
+    except ValueError:
+        return None
+
+
+def _page(rows: QuerySet[Job], query: dict[str, str], before: uuid.UUID | None, after: uuid.UUID | None) -> Page:
+    """Pages by key: a job that arrives meanwhile moves nothing. Ids are UUIDv7, so they sort by time."""
+    if after:
+        found = list(rows.filter(pk__gt=after).order_by("pk")[: PAGE + 1])
+        shown, newer, older = found[:PAGE][::-1], len(found) > PAGE, bool(found)
+    else:
+        found = list((rows.filter(pk__lt=before) if before else rows).order_by("-pk")[: PAGE + 1])
+        shown, newer, older = found[:PAGE], bool(before and found), len(found) > PAGE
+    return Page(
+        shown,
+        newer=urlencode({**query, "after": str(shown[0].pk)}) if newer else "",
+        older=urlencode({**query, "before": str(shown[-1].pk)}) if older else "",
+    )
+
+
+def _mine(request: Request) -> dict[str, Any]:
+    state, kind = request.GET.get("state", ""), request.GET.get("kind", "")
+    rows = Job.objects.filter(owner=request.user, parent=None).annotate(now=Now()).defer("result", "error")
+    query = {}
+    if state in State.values:
+        rows, query["state"] = rows.filter(state=state), state
+    if kind in kinds.ALL:
+        rows, query["kind"] = rows.filter(kind=kind), kind
+    page = _page(rows, query, _uuid(request.GET.get("before")), _uuid(request.GET.get("after")))
+    return {"page": page, "query": query, "live": any(not job.finished for job in page.jobs)}
+
+
+@login_required
+@require_safe
+@never_cache
+def mine(request: Request) -> HttpResponse:
+    """The user's jobs, newest first."""
+    offered = [kind for kind in kinds.ALL.values() if not kind.internal]
+    return render(request, "jobs/list.html", {**_mine(request), "states": State, "kinds": offered})
+
+
+@login_required
+@require_safe
+@never_cache
+def mine_live(request: Request) -> HttpResponse:
+    """The rows of that page as they are now."""
+    return render(request, "jobs/_list.html", _mine(request))
+
+
+# ---- a new job ------------------------------------------------------------------------------------------------------
+
+
+@login_required
+@require_safe
+def kinds_page(request: Request) -> HttpResponse:
+    """What one may ask for."""
+    return render(request, "jobs/kinds.html", {"kinds": available_kinds().values()})
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def create(request: Request, name: str) -> HttpResponse:
+    """The form of one kind; `?from=<job>` fills it with the params of an earlier job."""
+    kind = available_kinds().get(name)
+    if kind is None:
+        raise Http404(f"There is no kind {name!r}.")
+    if request.method == "POST":
+        return _created(request, kind, form_for(kind)(request.POST))
+    return _form(request, kind, form_for(kind)(initial=_earlier_params(request, kind)))
+
+
+def _earlier_params(request: Request, kind: Kind) -> dict[str, Any]:
+    job_id = _uuid(request.GET.get("from"))
+    earlier = job_id and Job.objects.filter(pk=job_id, owner=request.user, kind=kind.name).first()
+    return earlier.params if earlier else {}
+
+
+def _form(request: Request, kind: Kind, form: KindForm, status: int = 200) -> HttpResponse:
+    lane = settings.LANES[kind.lane] if kind.lane else None
+    context = {"kind": kind, "lane": lane, "form": form, "once": secrets.token_hex(16)}
+    return render(request, "jobs/create.html", context, status=status)
+
+
+def _created(request: Request, kind: Kind, form: KindForm) -> HttpResponse:
+    if not form.is_valid():
+        return _form(request, kind, form, 422)
+    try:
+        return redirect("jobs:detail", _submitted(request, kind.name, form.params()).pk)
+    except InvalidSubmission as refused:
+        form.blame(refused)
+        return _form(request, kind, form, 422)
+    except (TooManyOpenJobs, LaneFull) as refused:
+        form.add_error(None, refused.detail)
+        return _come_back(_form(request, kind, form, STATUS[type(refused)]))
+
+
+def _submitted(request: Request, kind: str, params: dict[str, Any]) -> Job:
+    """Submit once, however often the button was pressed; a form that was changed after "back" is a new one."""
+    key = request.POST.get(ONCE, "")[:64] or secrets.token_hex(16)
+    try:
+        job, new = submit(request.user.pk, [Submission(kind, params, f"page:{key}")])[0]
+    except KeyConflict:
+        job, new = submit(request.user.pk, [Submission(kind, params, f"page:{secrets.token_hex(16)}")])[0]
+    if not new:
+        messages.info(request, "This was sent before; here is the job that it made.")
+    return job
+
+
+def _come_back(response: HttpResponse) -> HttpResponse:
+    response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+# ---- one job --------------------------------------------------------------------------------------------------------
+
+
+def _own(request: Request, job_id: uuid.UUID) -> Job:
+    """The job, if it is the user's; to others it does not exist."""
+    return get_object_or_404(Job.objects.annotate(now=Now()), pk=job_id, owner=request.user)
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What the templates of one job need."""
+    kind = kinds.ALL.get(job.kind)  # None: it has since been taken out of the application
+    files = JobArtifact.objects.filter(job=job).defer("content").annotate(size=Length("content"))
+    parts = Job.objects.filter(parent=job).order_by("part").defer("result")[:PARTS_SHOWN] if job.parts_total else ()
+    return {
+        "job": job,
+        "kind": kind,
+        "labels": {name: field.title or name for name, field in kind.params.model_fields.items()} if kind else {},
+        "file": files.first() if job.finished else None,
+        "id_text": str(job.pk),
+        "parts": parts,
+        "parts_template": [f"jobs/parts/{job.kind}.html", "jobs/parts/_any.html"],
+        "result_template": [f"jobs/results/{job.kind}.html", "jobs/results/_any.html"],
+        "may_run_again": job.kind in available_kinds(),
+        "once": secrets.token_hex(16),
+    }
+
+
+def _shown(request: Request, job: Job, status: int = 200) -> HttpResponse:
+    return render(request, "jobs/detail.html", _facts(job), status=status)
+
+
+@login_required
+@require_safe
+@never_cache
+def detail(request: Request, job_id: uuid.UUID) -> HttpResponse:
+    """One job: how far it is, how long each thing took, what came of it."""
+    return _shown(request, _own(request, job_id))
+
+
+@login_required
+@require_safe
+@never_cache
+def detail_live(request: Request, job_id: uuid.UUID) -> HttpResponse:
+    """The job's part of that page as it is now."""
+    return render(request, "jobs/_job.html", _facts(_own(request, job_id)))
+
+
+@login_required
+@require_POST
+def cancel(request: Request, job_id: uuid.UUID) -> HttpResponse:
+    """Stop a job."""
+    before = _own(request, job_id)
+    now = services.cancel(before.pk)
+    if before.finished:
+        messages.info(request, f"Nothing to cancel: the job had already {ENDED[before.state]}.")
+    elif now.finished:
+        messages.success(request, "Cancelled.")
+    else:
+        messages.info(request, "Asked to stop; it ends as soon as its worker has let go of it.")
+    return redirect("jobs:detail", job_id)
+
+
+@login_required
+@require_POST
+def again(request: Request, job_id: uuid.UUID) -> HttpResponse:
+    """A new job with the same params."""
+    job = _own(request, job_id)
+    try:
+        return redirect("jobs:detail", _submitted(request, job.kind, job.params).pk)
+    except Refused as refused:
+        messages.error(request, refused.detail)
+        response = _shown(request, job, STATUS.get(type(refused), 422))
+        return _come_back(response) if type(refused) in STATUS else response
