@@ -1,0 +1,248 @@
+"""Follows jobs for whoever watches them: one Redis subscription and at most one read at a time for a whole process.
+
+A hint on hints.CHANNEL wakes the watchers of a job, who then read its row. A hint may be lost, so every POLL_S seconds
+one query over all watched jobs wakes those whose version has grown: with Redis down a change is late, never missed.
+"""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import redis.asyncio
+import structlog
+from channels.db import database_sync_to_async
+from django.conf import settings
+from django.db import Error as DatabaseError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from jobs.hints import CHANNEL
+from jobs.models import Job
+from jobs.schemas import with_artifacts
+
+log = structlog.get_logger(__name__)
+POLL_S = 2.0
+QUIET_S = 20.0  # a watcher hears something at least this often; proxies cut connections that are silent for 60 s
+PING_S = 5.0  # a Redis that is silent for two of these is taken for dead
+BACKOFF_S = (0.1, 5.0)
+
+
+class UnknownJob(Exception):
+    """There is no such job, or it is somebody else's: the two look the same."""
+
+
+class GoingAway(Exception):
+    """This process is stopping; another one, or its next life, takes over."""
+
+
+class Watch:
+    """One watcher of one job: the version it has seen, and the event that says to look again."""
+
+    __slots__ = ("changed", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.changed = asyncio.Event()
+
+
+class Watcher:
+    """Wakes the watches of this process. Its tasks start with the first watch and last as long as the process."""
+
+    def __init__(self) -> None:
+        self.closing = False
+        self.listening = False
+        self._watches: defaultdict[uuid.UUID, set[Watch]] = defaultdict(set)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._look = asyncio.Event()
+
+    def __len__(self) -> int:
+        return sum(len(watches) for watches in self._watches.values())
+
+    @contextmanager
+    def watch(self, job_id: uuid.UUID) -> Iterator[Watch]:
+        """Be woken when the job may have changed. Read it after entering, and nothing is missed."""
+        self._start()
+        watch = Watch()
+        self._watches[job_id].add(watch)
+        try:
+            yield watch
+        finally:
+            self._watches[job_id].discard(watch)
+            if not self._watches[job_id]:
+                del self._watches[job_id]
+
+    def close(self) -> None:
+        """Send every watcher away, now and from now on."""
+        self.closing = True
+        for job_id in list(self._watches):
+            self._wake(job_id)
+
+    async def stop(self) -> None:
+        """End the tasks."""
+        self.close()
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self) -> None:
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._listen, self._poll)]
+
+    def _wake(self, job_id: uuid.UUID) -> None:
+        for watch in self._watches.get(job_id, ()):
+            watch.changed.set()
+
+    async def _listen(self) -> None:
+        """Hear hints until the connection breaks."""
+        once = Retry(NoBackoff(), 0)  # a reconnect inside redis-py would go unnoticed, and hints with it
+        client = redis.asyncio.Redis.from_url(settings.ENV.broker_url, socket_connect_timeout=2, retry=once)
+        try:
+            async with client, client.pubsub() as pubsub:
+                await pubsub.subscribe(CHANNEL)
+                await self._hear(pubsub)
+        finally:
+            self.listening = False
+
+    async def _hear(self, pubsub: Any) -> None:
+        asked = False
+        while True:
+            message = await pubsub.get_message(timeout=PING_S)
+            if message is not None:
+                asked = False
+                self._take(message)
+            elif asked:
+                raise ConnectionError("Redis does not answer")
+            else:
+                asked = True
+                await pubsub.ping()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self.listening = True
+            self._look.set()  # for what was said while nobody listened
+        elif message["type"] == "message":
+            with suppress(ValueError):
+                self._wake(uuid.UUID(message["data"].decode()))
+
+    async def _poll(self) -> None:
+        """Look, when it is time or when told to, at the versions of all watched jobs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._look.wait()
+        self._look.clear()
+        if not self._watches:
+            return
+        versions = await _versions(list(self._watches))
+        for job_id, watches in self._watches.items():
+            now = versions.get(job_id)
+            for watch in watches:
+                if now is None or now > watch.version:
+                    watch.changed.set()
+
+
+async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a step, whatever happens; after a failure with a pause that doubles while failures follow each other."""
+    clock = asyncio.get_running_loop().time
+    pause, most = BACKOFF_S
+    while True:
+        began = clock()
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001  (a watcher that has stopped is worse than any error)
+            log.warning("watching falters, trying again", step=step.__name__, error=repr(error), pause=pause)
+            pause = BACKOFF_S[0] if clock() - began > most else min(2 * pause, most)
+            await asyncio.sleep(pause)
+        else:
+            pause = BACKOFF_S[0]
+
+
+@database_sync_to_async  # type: ignore[untyped-decorator]
+def _versions(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, int]:
+    return dict(Job.objects.filter(pk__in=ids).values_list("pk", "version"))
+
+
+@database_sync_to_async  # type: ignore[untyped-decorator]
+def _jobs(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Job]:
+    return {job.pk: job for job in with_artifacts(Job.objects.filter(pk__in=ids))}
+
+
+class Reader:
+    """Reads jobs, one query at a time: whatever is asked for during a query is read together by the next one."""
+
+    def __init__(self) -> None:
+        self._asked: dict[uuid.UUID, asyncio.Future[Job | None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def read(self, job_id: uuid.UUID) -> Job | None:
+        """The job as it is now or later, None if there is none.
+
+        Raises:
+            DatabaseError: the database is away.
+        """
+        future = self._asked.get(job_id)
+        if future is None:
+            future = self._asked[job_id] = asyncio.get_running_loop().create_future()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._read_all())
+        return await asyncio.shield(future)  # one who gives up must not take the answer from the others
+
+    async def _read_all(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            try:
+                found = await _jobs(list(asked))
+            except Exception as error:  # noqa: BLE001  (it belongs to those who asked)
+                for future in asked.values():
+                    future.set_exception(error)
+                    future.exception()  # seen, even if everybody who asked has left
+            else:
+                for job_id, future in asked.items():
+                    future.set_result(found.get(job_id))
+
+
+WATCHER = Watcher()
+READER = Reader()
+
+
+async def follow(job_id: uuid.UUID, owner_id: int) -> AsyncGenerator[Job | None, None]:
+    """The job now, then each change until it has ended; None after QUIET_S seconds without one.
+
+    Raises:
+        UnknownJob, GoingAway.
+        DatabaseError: only before the first job; later an outage is waited out.
+    """
+    with WATCHER.watch(job_id) as watch:
+        while not WATCHER.closing:
+            watch.changed.clear()
+            job = await _read(job_id, watch)
+            if job is None or job.owner_id != owner_id:
+                raise UnknownJob
+            if job.version > watch.version:
+                watch.version = job.version
+                yield job
+            if job.finished:
+                return
+            if not await _changed(watch):
+                yield None
+    raise GoingAway
+
+
+async def _read(job_id: uuid.UUID, watch: Watch) -> Job | None:
+    while True:
+        try:
+            return await READER.read(job_id)
+        except DatabaseError:
+            if not watch.version or WATCHER.closing:
+                raise
+            await asyncio.sleep(POLL_S / 2)
+
+
+async def _changed(watch: Watch) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(QUIET_S):
+            return await watch.changed.wait()
+    return False
