@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.db.models.functions import Now
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from jobs import services
 from jobs.models import Job
@@ -46,38 +54,33 @@ class Ledger(RuleBasedStateMachine):
         self.model: dict[Any, Expected] = {}
         self.versions: dict[Any, int] = {}
 
-    @initialize()
-    def empty(self) -> None:
+    @initialize(target=jobs, count=st.integers(1, 2))
+    def submit(self, count: int) -> Any:
         Job.objects.all().delete()
-        self.owner = get_user_model().objects.get_or_create(username="machine")[0].pk
-
-    @rule(target=jobs)
-    def submit(self) -> Any:
-        [(job, _)] = submit(self.owner, [Submission("digest", {})])
-        self.model[job.pk] = Expected()
-        return job.pk
+        owner = get_user_model().objects.get_or_create(username="machine")[0].pk
+        made = [job.pk for job, _ in submit(owner, [Submission("digest", {})] * count)]
+        self.model = {job_id: Expected() for job_id in made}
+        return multiple(*made)
 
     @rule(target=claims, job_id=jobs)
-    def claim(self, job_id: Any) -> Claim | None:
+    def claim(self, job_id: Any) -> Any:
         return self._claim(job_id)
 
     @rule(target=claims, job_id=jobs, which=st.integers(0, 1))
-    def claim_part(self, job_id: Any, which: int) -> Claim | None:
+    def claim_part(self, job_id: Any, which: int) -> Any:
         parts = self.model[job_id].parts
-        return self._claim(parts[which]) if parts else None
+        return self._claim(parts[which]) if parts else multiple()
 
-    def _claim(self, job_id: Any) -> Claim | None:
+    def _claim(self, job_id: Any) -> Any:
         expected = self.model[job_id]
         claim = services.claim(job_id, "w@h", "threads")
         assert (claim is not None) == (expected.state == "queued")
         if claim is not None:
             expected.state, expected.attempt = "running", expected.attempt + 1
             assert (claim.attempt, claim.joining) == (expected.attempt, expected.joining)
-        return claim
+        return multiple() if claim is None else claim
 
-    def _holds(self, claim: Claim | None) -> bool:
-        if claim is None:
-            return False
+    def _holds(self, claim: Claim) -> bool:
         expected = self.model[claim.id]
         return expected.state == "running" and expected.attempt == claim.attempt and not expected.open_parts
 
@@ -92,9 +95,7 @@ class Ledger(RuleBasedStateMachine):
             parent.state, parent.joining, parent.allowed = "queued", True, parent.attempt + MOST
 
     @rule(claim=claims, how=st.sampled_from(["succeed", "fail"]))
-    def finish(self, claim: Claim | None, how: str) -> None:
-        if claim is None:
-            return
+    def finish(self, claim: Claim, how: str) -> None:
         holds = self._holds(claim)
         kept = services.succeed(claim, {"n": 1}) if how == "succeed" else services.fail(claim, "No.")
         assert kept == holds
@@ -103,23 +104,18 @@ class Ledger(RuleBasedStateMachine):
             self._ended(claim.id, "cancelled" if self.model[claim.id].cancel else done)
 
     @rule(claim=claims)
-    def stop(self, claim: Claim | None) -> None:
-        if claim is None:
-            return
+    def stop(self, claim: Claim) -> None:
         may = self._holds(claim) and self.model[claim.id].cancel
         assert services.stopped(claim) == may
         if may:
             self._ended(claim.id, "cancelled")
 
     @rule(claim=claims)
-    def report(self, claim: Claim | None) -> None:
-        if claim is not None:
-            assert services.report(claim, 0.5, "half") == (self._holds(claim) and not self.model[claim.id].cancel)
+    def report(self, claim: Claim) -> None:
+        assert services.report(claim, 0.5, "half") == (self._holds(claim) and not self.model[claim.id].cancel)
 
     @rule(claim=claims)
-    def retry(self, claim: Claim | None) -> None:
-        if claim is None:
-            return
+    def retry(self, claim: Claim) -> None:
         holds, expected = self._holds(claim), self.model[claim.id]
         assert services.retry(claim, "The line was busy.") == holds
         if not holds:
@@ -133,8 +129,8 @@ class Ledger(RuleBasedStateMachine):
             Job.objects.filter(pk=claim.id).update(run_after=None)  # its backoff passes
 
     @rule(claim=claims)
-    def split(self, claim: Claim | None) -> None:
-        if claim is None or self.model[claim.id].parent or self.model[claim.id].joining:
+    def split(self, claim: Claim) -> None:
+        if self.model[claim.id].parent or self.model[claim.id].joining:
             return
         may = self._holds(claim) and not self.model[claim.id].cancel
         assert services.split(claim, [Part("digest", {})] * 2) == may
@@ -142,6 +138,26 @@ class Ledger(RuleBasedStateMachine):
             parts = list(Job.objects.filter(parent_id=claim.id).order_by("part").values_list("pk", flat=True))
             self.model[claim.id].open_parts, self.model[claim.id].parts = 2, parts
             self.model |= {part: Expected(parent=claim.id) for part in parts}
+
+    @rule(target=claims, job_id=jobs)
+    def claim_and_split(self, job_id: Any) -> Any:
+        claim = self._claim(job_id)
+        if isinstance(claim, Claim):
+            self.split(claim)
+        return claim
+
+    @rule(job_id=jobs, how=st.sampled_from(["succeed", "fail"]))
+    def all_parts_end(self, job_id: Any, how: str) -> None:
+        for part in self.model[job_id].parts:
+            claim = self._claim(part)
+            if isinstance(claim, Claim):
+                self.finish(claim, how)
+
+    @rule(target=claims, job_id=jobs)
+    def claim_and_die(self, job_id: Any) -> Any:
+        claim = self._claim(job_id)
+        self.worker_dies(job_id)
+        return claim
 
     @rule(job_id=jobs)
     def worker_dies(self, job_id: Any) -> None:
@@ -201,9 +217,11 @@ def test_ledger_follows_its_model(empty_broker: Any) -> None:
     run_state_machine_as_test(
         Ledger,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=25,
+            max_examples=100,
+            stateful_step_count=40,
             deadline=None,
+            derandomize=True,
+            phases=[Phase.generate],  # each step is real SQL: shrinking would take minutes
             suppress_health_check=list(HealthCheck),
         ),
     )
