@@ -1,8 +1,111 @@
-from django.http import HttpRequest, HttpResponse
+"""What machines ask: /healthz (this process), /readyz (can it serve?), /metrics (Prometheus).
+
+None of the three needs a sign-in, so the load balancer must not offer them to the world. They obey ALLOWED_HOSTS like
+every other address: a probe that calls a host by its IP is answered 400, unless it sends an allowed `Host` header
+(`curl -H 'Host: ...'`; Prometheus: `http_headers`) or the inventory allows the IP.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import redis
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection
+from django.db.models.functions import Now
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from fleet.services import LaneStatus, lanes
+from jobs.models import Leader
+
+BROKER_S = 0.4  # to connect, and again to answer
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
-    return HttpResponse("ok")
+    """The process answers; nothing else is asked."""
+    return HttpResponse("ok", content_type="text/plain")
 
 
-readyz = metrics = healthz
+def readyz(request: HttpRequest) -> HttpResponse:
+    """200 while the database answers: submits are accepted without a broker, so a dead one is only reported."""
+    database = _database()
+    answer = {"database": "ok" if database else "down", "broker": "ok" if broker_answers() else "down"}
+    return JsonResponse(answer, status=200 if database else 503)
+
+
+def metrics(request: HttpRequest) -> HttpResponse:
+    """What the ledger says of the lanes, so that any web host answers for the whole fleet."""
+    try:
+        return HttpResponse(generate_latest(_registry()), content_type=CONTENT_TYPE_LATEST)
+    except DatabaseError:
+        return HttpResponse("The database is out of reach.", status=503, content_type="text/plain")
+
+
+def _database() -> bool:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        return False
+    return True
+
+
+@cache
+def _broker() -> redis.Redis:
+    once = Retry(NoBackoff(), 0)
+    limits = {"socket_connect_timeout": BROKER_S, "socket_timeout": BROKER_S}
+    return redis.Redis.from_url(settings.ENV.broker_url, retry=once, **limits)
+
+
+def broker_answers() -> bool:
+    """Whether Redis answers a PING within a second."""
+    try:
+        return bool(_broker().ping())
+    except redis.RedisError:
+        return False
+
+
+GAUGES: dict[str, tuple[str, Callable[[LaneStatus], float]]] = {
+    "queued_jobs": ("Jobs that wait for a worker and are due.", lambda lane: lane.queued),
+    "running_jobs": ("Jobs that a worker runs.", lambda lane: lane.running),
+    "oldest_queued_seconds": ("How long the oldest of them has waited.", lambda lane: lane.oldest_queued_s or 0),
+    "latency_target_seconds": ("How long a job should wait at most.", lambda lane: lane.latency_target_s),
+    "max_backlog_jobs": ("Submits are refused from here on.", lambda lane: lane.max_backlog),
+    "finished_per_minute": ("Jobs that ended, over the last minutes.", lambda lane: lane.finished_per_minute),
+    "failed_per_minute": ("Those of them that failed.", lambda lane: lane.failed_per_minute),
+    "slots": ("Jobs that its workers can run at once.", lambda lane: lane.slots),
+    "workers": ("Worker units that are alive.", lambda lane: len(lane.workers)),
+}
+
+
+class FleetCollector(Collector):
+    """Asks the database anew at each scrape."""
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge a fact, labelled by lane; and those of the whole fleet."""
+        yield from _lane_gauges(lanes())
+        yield GaugeMetricFamily("headrace_broker_up", "1 if the broker answers this host.", broker_answers())
+        leader = GaugeMetricFamily("headrace_leader", "1 for who leads a role now.", labels=["role", "holder"])
+        for one in Leader.objects.filter(until__gte=Now()):
+            leader.add_metric([one.role, one.holder], 1)
+        yield leader
+
+
+def _lane_gauges(status: list[LaneStatus]) -> Iterator[Metric]:
+    for name, (what, value) in GAUGES.items():
+        gauge = GaugeMetricFamily(f"headrace_lane_{name}", what, labels=["lane"])
+        for lane in status:
+            gauge.add_metric([lane.name], value(lane))
+        yield gauge
+
+
+@cache
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(FleetCollector())
+    return registry
