@@ -63,8 +63,8 @@ def verdict(lane: LaneStatus) -> Verdict:
 
 
 def chart(minutes: list[Minute]) -> list[Bar]:
-    """The columns of a lane's chart; the tallest minute fills the height."""
-    tallest = max(1, *(minute.ended for minute in minutes))
+    """The columns of a lane's chart; the tallest minute fills the height, unless it is a mere handful."""
+    tallest = max(4, *(minute.ended for minute in minutes))
     unit = CHART_HEIGHT / tallest
     return [
         Bar(

@@ -1,5 +1,6 @@
 """The pages about jobs: thin, over submit.py and services.py. What they show of a job is in the templates."""
 
+import re
 import secrets
 import uuid
 from dataclasses import dataclass
@@ -117,7 +118,9 @@ def mine_live(request: Request) -> HttpResponse:
 @require_safe
 def kinds_page(request: Request) -> HttpResponse:
     """What one may ask for."""
-    return render(request, "jobs/kinds.html", {"kinds": available_kinds().values()})
+    return render(
+        request, "jobs/kinds.html", {"kinds": sorted(available_kinds().values(), key=lambda kind: kind.synthetic)}
+    )
 
 
 @login_required
@@ -159,11 +162,12 @@ def _created(request: Request, kind: Kind, form: KindForm) -> HttpResponse:
 
 def _submitted(request: Request, kind: str, params: dict[str, Any]) -> Job:
     """Submit once, however often the button was pressed; a form that was changed after "back" is a new one."""
-    key = request.POST.get(ONCE, "")[:64] or secrets.token_hex(16)
+    sent, fresh = request.POST.get(ONCE, ""), secrets.token_hex(16)
+    key = sent if re.fullmatch(r"[0-9a-f]{32}", sent) else fresh
     try:
         job, new = submit(request.user.pk, [Submission(kind, params, f"page:{key}")])[0]
     except KeyConflict:
-        job, new = submit(request.user.pk, [Submission(kind, params, f"page:{secrets.token_hex(16)}")])[0]
+        job, new = submit(request.user.pk, [Submission(kind, params, f"page:{fresh}")])[0]
     if not new:
         messages.info(request, "This was sent before; here is the job that it made.")
     return job

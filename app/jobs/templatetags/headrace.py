@@ -1,7 +1,10 @@
-"""How the pages say durations, sizes, params and results."""
+"""How the pages say durations, sizes, params and results.
+
+Results in the ledger may be older than the code: a filter that gets no number where one should be says so with a dash.
+"""
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from django import template
 from django.conf import settings
@@ -12,13 +15,20 @@ from jobs.models import Job, State
 
 register = template.Library()
 LETTERS_OF_A_GIST = 90
+NOTHING = "–"
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float)
 
 
 @register.filter
 def duration(seconds: float | None) -> str:
     """Seconds in a unit that people read at a glance; app.js says them in the same words."""
-    if seconds is None:
-        return "–"
+    if not _is_number(seconds):
+        return NOTHING
+    if seconds < 0.00005:
+        return "0 ms"
     if seconds < 0.0995:
         return f"{seconds * 1000:.1f} ms" if seconds < 0.00995 else f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
@@ -33,7 +43,7 @@ def duration(seconds: float | None) -> str:
 def ago(moment: datetime | None) -> str:
     """How long ago, roughly; the exact time belongs in a title beside it."""
     if moment is None:
-        return "–"
+        return NOTHING
     seconds = (timezone.now() - moment).total_seconds()
     for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h"), (7 * 86400, 86400, "d")):
         if seconds < limit:
@@ -44,16 +54,18 @@ def ago(moment: datetime | None) -> str:
 @register.filter
 def size(count: int | None) -> str:
     """Bytes for people."""
-    if count is None:
-        return "–"
+    if not _is_number(count):
+        return NOTHING
     if count < 1024:
         return f"{count} B"
     return f"{count / 1024:.1f} KiB" if count < 1024**2 else f"{count / 1024**2:.1f} MiB"
 
 
 @register.filter
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """A number with its thousands apart."""
+    if not _is_number(value):
+        return NOTHING
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.12g}"
 
 
@@ -70,21 +82,27 @@ def fine_percent(share: float) -> str:
 
 
 @register.filter
-def hundredths(share: float) -> str:
+def hundredths(share: float | None) -> str:
     """A share as a percentage with two decimals."""
-    return f"{share * 100:.2f}%"
+    return f"{share * 100:.2f}%" if _is_number(share) else NOTHING
 
 
 @register.filter
 def milliseconds(count: float | None) -> str:
     """Milliseconds as a duration."""
-    return duration(None if count is None else count / 1000)
+    return duration(count / 1000 if _is_number(count) else None)
 
 
 @register.filter
 def grow(value: float | None) -> str:
     """A number for a style or an attribute, whatever the language of the page; empty for none."""
     return "" if value is None else f"{value:.4f}"
+
+
+@register.filter
+def microseconds(seconds: float) -> str:
+    """Seconds as a flex-grow: shares that sum to less than 1 would leave the bar unfilled."""
+    return f"{seconds * 1e6:.0f}"
 
 
 @register.filter
@@ -137,7 +155,8 @@ def gist(params: dict[str, Any]) -> str:
     if "width" in params and "height" in params:
         about = [f"{params['width']} × {params['height']} px"]
         return ", ".join(about + [f"{params[name]} {name}" for name in ("iterations", "palette") if name in params])
-    return ", ".join(f"{name} {value}" for name, value in list(params.items())[:3])[:LETTERS_OF_A_GIST]
+    some = [(name, value) for name, value in params.items() if isinstance(value, str | int | float)][:3]
+    return ", ".join(f"{name} {value if isinstance(value, str) else number(value)}" for name, value in some)[:200]
 
 
 # ---- the timing bar -------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@
       if (!("growing" in row.dataset)) continue;
       row.querySelector("dd").textContent = headrace.duration(seconds);
       const stretch = root.querySelector(`.timing .span-${row.dataset.span}`);
-      if (stretch) stretch.style.flexGrow = seconds;
+      if (stretch) stretch.style.flexGrow = seconds * 1e6;
     }
     const sum = root.querySelector("[data-total]");
     if (sum) sum.textContent = headrace.duration(total);
@@ -82,7 +82,7 @@
 
   // ---- the connection
 
-  const FINAL = { 4401: "reload", 4403: "stop", 4404: "stop" };
+  const REFUSED = new Set([4401, 4403, 4404]);
   let failures = 0;
 
   const ended = async () => {
@@ -91,11 +91,17 @@
   };
 
   const closed = ({ code }) => {
-    if (code === 1000) return ended();
-    if (FINAL[code] === "reload") return location.reload();
-    if (FINAL[code] || finished()) return (lost.hidden = true);
-    lost.hidden = false;
+    if (code === 1000) {
+      ended();
+      return;
+    }
     refreshSoon();
+    if (finished()) return;
+    lost.hidden = false;
+    if (REFUSED.has(code)) {
+      lost.textContent = "The server refuses live updates here; reload the page to see how the job is doing.";
+      return;
+    }
     failures += 1;
     const pause = Math.min(15_000, 500 * 2 ** (failures - 1));
     setTimeout(connect, pause * (0.5 + Math.random() / 2));

@@ -4,6 +4,7 @@
 const headrace = {
   /** Seconds in the words of the server's `duration` filter. */
   duration(seconds) {
+    if (seconds < 0.00005) return "0 ms";
     if (seconds < 0.0995) return `${(seconds * 1000).toFixed(seconds < 0.00995 ? 1 : 0)} ms`;
     if (seconds < 59.95) return `${seconds.toFixed(seconds < 9.995 ? 2 : 1)} s`;
     const whole = Math.round(seconds);
