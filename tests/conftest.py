@@ -93,10 +93,14 @@ def broker(pytestconfig: pytest.Config) -> Redis:
 
 @pytest.fixture
 def empty_broker(broker: Redis) -> Redis:
-    """The Redis of this test run, with nothing in it."""
+    """The Redis of this test run, with nothing in it but the bindings of the queues."""
     import redis
+    from config.celery import app
+    from jobs.sweeper import bind_queues
 
     redis.Redis.from_url(broker.url).flushall()
+    with app.connection_for_write() as connection:
+        bind_queues(connection.default_channel)
     return broker
 
 
@@ -144,13 +148,13 @@ def start_worker(launch: Launch, transactional_db: None) -> Callable[..., Proces
     """Start a worker unit of a lane, and wait until it says that it is here."""
     from fleet.models import Worker
 
-    def start(lane: str, name: str = "", slots: int = 1, **env: str) -> Process:
+    def start(lane: str, name: str = "", slots: int = 1, extra: tuple[str, ...] = (), **env: str) -> Process:
         from django.conf import settings
 
         name = name or f"{lane}-1"
         pool = settings.LANES[lane].pool
         options = ["-n", f"{name}@%h", "-Q", ",".join(settings.LANES[lane].queues), "-P", pool, "-c", str(slots)]
-        argv = ["celery", "-A", "config", "worker", *options, "--without-gossip", "--without-mingle"]
+        argv = ["celery", "-A", "config", "worker", *options, "--without-gossip", "--without-mingle", *extra]
         process = launch(name, *argv, HEADRACE_LANE=lane, HEADRACE_WORKER=name, **env)
         here = Worker.objects.filter(name__startswith=f"{name}@")
         wait_until(lambda: process.alive() and here.exists() and "ready" in process.output(), 60, f"{name} is ready")

@@ -45,13 +45,12 @@ def _publish_overtaken() -> int:
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=0, timeout=1)
         channel = connection.default_channel
+        bind_queues(channel)
         for name, lane in settings.LANES.lanes.items():
             for queue in lane.queues:
                 empty, head = _head(channel, queue)
                 if empty or head:
                     again += services.overtaken(name, head, BATCH)
-        if again:
-            _bind_again(channel)
     return len(again) if again and services.publish_again(again) else 0
 
 
@@ -65,7 +64,7 @@ def _head(channel: Any, queue: str) -> tuple[bool, datetime | None]:
     return False, datetime.fromtimestamp(at, UTC) if at else None
 
 
-def _bind_again(channel: Any) -> None:
-    """A broker that was wiped has forgotten which queue is bound to what, and workers do not notice."""
+def bind_queues(channel: Any) -> None:
+    """Every round, since a wiped broker has forgotten its bindings, drops what it cannot route, and nobody else notices."""
     for queue in queues_of(settings.LANES):
         queue(channel).declare()
