@@ -200,7 +200,7 @@ STREAM_HEADERS = {
     "x-accel-buffering": "no",  # nginx would wait for more
     "x-content-type-options": "nosniff",
 }
-RETRY = b"retry: 1000\n\n"
+RETRY = b"retry: 1000\n"
 
 
 async def events(scope: Scope, receive: Receive, send: Send) -> None:
@@ -296,6 +296,7 @@ async def healthz(scope: Scope, receive: Receive, send: Send) -> None:
 METRICS = CollectorRegistry()
 Gauge("headrace_push_watchers", "Clients that follow a job.", registry=METRICS).set_function(lambda: len(WATCHER))
 Gauge("headrace_push_listening", "1 if hints are heard.", registry=METRICS).set_function(lambda: WATCHER.listening)
+Gauge("headrace_push_tasks", "Tasks in the loop.", registry=METRICS).set_function(lambda: len(asyncio.all_tasks()))
 
 
 async def metrics(scope: Scope, receive: Receive, send: Send) -> None:

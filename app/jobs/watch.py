@@ -153,7 +153,8 @@ async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
         except Exception as error:  # noqa: BLE001  (a watcher that has stopped is worse than any error)
-            log.warning("watching falters, trying again", step=step.__name__, error=repr(error), pause=pause)
+            what = f"{type(error).__name__}: {error}"
+            log.warning("watching falters, trying again", step=step.__name__, error=what, pause=pause)
             pause = BACKOFF_S[0] if clock() - began > most else min(2 * pause, most)
             await asyncio.sleep(pause)
         else:

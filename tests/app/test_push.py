@@ -1,0 +1,538 @@
+"""Push, on gunicorn's own ASGI worker: who may follow a job, what is said, and what survives faults."""
+
+import asyncio
+import json
+import re
+import socket
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django.db import DatabaseError, OperationalError
+from django.db.models import F
+from django.test import Client
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from jobs import services, watch
+from jobs.models import Job
+from jobs.push import message_of
+from jobs.schemas import JobOut
+from jobs.submit import Submission, submit
+from jobs.tokens import create_token
+from servers import APP, BIN, Process, answers, free_port, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+TRUSTED = "https://ok.example,https://*.wild.example"
+PATIENCE_S = 20  # far more than anything here takes
+
+
+def argv_of(port: int) -> list[str]:
+    options = ["-k", "asgi", "-b", f"127.0.0.1:{port}", "--no-control-socket"]
+    return ["gunicorn", *options, "config.asgi:application"]
+
+
+class Push:
+    """A running push process, and clients of it."""
+
+    def __init__(self, port: int, process: Process) -> None:
+        self.port, self.process = port, process
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_S)
+        wait_until(lambda: process.alive() and answers(port), why="the push process answers")
+
+    def socket(self, path: str, token: str = "", origin: str | None = None, **headers: str) -> ClientConnection:
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
+        url = f"ws://127.0.0.1:{self.port}{path}"
+        return connect(url, additional_headers=headers, origin=origin, proxy=None)  # type: ignore[arg-type]
+
+    def follow(self, job_id: uuid.UUID, token: str) -> ClientConnection:
+        return self.socket(f"/ws/jobs/{job_id}", token)
+
+    @contextmanager
+    def stream(self, job_id: uuid.UUID, token: str) -> Iterator[Iterator[dict[str, str]]]:
+        headers = {"Authorization": f"Bearer {token}"}
+        with self.http.stream("GET", f"/api/jobs/{job_id}/events", headers=headers) as response:
+            assert response.status_code == 200
+            yield events_of(response)
+
+    def gauge(self, name: str) -> float:
+        page = self.http.get("/metrics").text
+        return float(re.search(rf"^headrace_push_{name} (\S+)$", page, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def events_of(response: httpx.Response) -> Iterator[dict[str, str]]:
+    """Each event of a text/event-stream as its fields."""
+    event: dict[str, str] = {}
+    for line in response.iter_lines():
+        name, _, value = line.partition(": ")
+        if line:
+            event[name] = value
+        elif event:
+            yield event
+            event = {}
+
+
+@pytest.fixture(scope="module")
+def push(tmp_path_factory: pytest.TempPathFactory, process_env: dict[str, str]) -> Iterator[Push]:
+    port = free_port()
+    program, *argv = argv_of(port)
+    env = {**process_env, "HEADRACE_TRUSTED_ORIGINS": TRUSTED}
+    log: Path = tmp_path_factory.mktemp("push") / "push.log"
+    process = Process("push", [str(BIN / program), *argv], log, cwd=APP, env=env)
+    try:
+        yield Push(port, process)
+    finally:
+        process.stop()
+    assert "Traceback" not in process.output()
+
+
+@pytest.fixture
+def own_push(launch: Callable[..., Process]) -> Callable[..., Push]:
+    """A push process of this test's own, to be broken."""
+
+    def start(**env: str) -> Push:
+        port = free_port()
+        return Push(port, launch("push", *argv_of(port), **env))
+
+    return start
+
+
+@pytest.fixture
+def token(user: Any, empty_broker: Any) -> str:
+    return create_token(user)
+
+
+def job_of(user: Any, **params: Any) -> Job:
+    [(job, _)] = submit(user.pk, [Submission("digest", params)])
+    return job
+
+
+def claim_of(job: Job) -> services.Claim:
+    claim = services.claim(job.pk, "quick-1@host", "solo")
+    assert claim
+    return claim
+
+
+def bump(job: Job, **values: Any) -> None:
+    """A change of which no hint tells."""
+    Job.objects.filter(pk=job.pk).update(version=F("version") + 1, **values)
+
+
+def received(client: ClientConnection) -> dict[str, Any]:
+    """The job of the next message."""
+    while (message := json.loads(client.recv(timeout=PATIENCE_S)))["type"] == "alive":
+        pass
+    assert set(message) == {"type", "job", "sent_at"}
+    assert JobOut.model_validate(message["job"])
+    job: dict[str, Any] = message["job"]
+    return job
+
+
+def close_code(client: ClientConnection) -> int:
+    try:
+        while True:
+            client.recv(timeout=PATIENCE_S)
+    except ConnectionClosed as closed:
+        return closed.rcvd.code if closed.rcvd else 1006
+
+
+# ---- what is said ---------------------------------------------------------------------------------------------------
+
+
+def test_socket_tells_snapshot_changes_and_end_then_closes(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    with push.follow(job.pk, token) as client:
+        seen = [received(client)]
+        claim = claim_of(job)
+        seen.append(received(client))
+        services.report(claim, 0.5, "half way")
+        seen.append(received(client))
+        services.succeed(claim, {"answer": 42})
+        seen.append(received(client))
+        assert close_code(client) == 1000
+    assert [one["state"] for one in seen] == ["queued", "running", "running", "succeeded"]
+    assert [one["version"] for one in seen] == [1, 2, 3, 4]
+    assert (seen[2]["progress"], seen[2]["note"], seen[3]["result"]) == (0.5, "half way", {"answer": 42})
+    assert wait_until(lambda: Job.objects.get(pk=job.pk).notified_at, why="the notify time is kept")
+
+
+def test_stream_tells_the_same(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    with push.stream(job.pk, token) as events:
+        seen = [next(events)]
+        claim = claim_of(job)
+        seen.append(next(events))
+        services.succeed(claim, {"answer": 42})
+        seen += list(events)
+    assert int(seen[0]["retry"]) > 0
+    assert [event["event"] for event in seen] == ["job"] * 3
+    jobs = [json.loads(event["data"])["job"] for event in seen]
+    assert [one["state"] for one in jobs] == ["queued", "running", "succeeded"]
+    assert [int(event["id"]) for event in seen] == [one["version"] for one in jobs] == [1, 2, 3]
+    assert wait_until(lambda: Job.objects.get(pk=job.pk).notified_at)
+
+
+def test_stream_is_not_buffered_on_its_way(push: Push, user: Any, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    job = job_of(user)
+    services.cancel(job.pk)
+    found = push.http.get(f"/api/jobs/{job.pk}/events", headers=headers).headers
+    assert found["Content-Type"].startswith("text/event-stream")
+    assert (found["X-Accel-Buffering"], found["Cache-Control"]) == ("no", "no-store")
+
+
+def test_ended_job_is_told_at_once_and_only_the_first_client_counts(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    services.cancel(job.pk)
+    with push.follow(job.pk, token) as client:
+        assert received(client)["state"] == "cancelled"
+        assert close_code(client) == 1000
+    first = wait_until(lambda: Job.objects.get(pk=job.pk).notified_at)
+    with push.follow(job.pk, token) as client:
+        assert received(client)["notified_at"] is not None
+        assert close_code(client) == 1000
+    assert Job.objects.get(pk=job.pk).notified_at == first
+
+
+def test_event_source_that_has_seen_the_end_is_told_to_stop(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    version = services.cancel(job.pk).version
+    path, headers = f"/api/jobs/{job.pk}/events", {"Authorization": f"Bearer {token}"}
+    assert push.http.get(path, headers={**headers, "Last-Event-ID": str(version)}).status_code == 204
+    assert push.http.get(path, headers={**headers, "Last-Event-ID": str(version - 1)}).status_code == 200
+
+
+def test_all_who_follow_are_told(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(push.follow(job.pk, token)) for _ in range(10)]
+        assert {received(client)["version"] for client in clients} == {1}
+        services.cancel(job.pk)
+        assert {received(client)["state"] for client in clients} == {"cancelled"}
+
+
+def test_reconnecting_client_misses_nothing(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    with push.follow(job.pk, token) as client:
+        assert received(client)["state"] == "queued"
+    services.succeed(claim_of(job), {"answer": 42})
+    with push.follow(job.pk, token) as client:
+        assert received(client)["result"] == {"answer": 42}
+        assert close_code(client) == 1000
+
+
+def test_change_between_subscribing_and_reading_is_seen(push: Push, user: Any, token: str) -> None:
+    """Jobs end while clients connect; whatever the order, each client gets the end."""
+    jobs = [job_of(user) for _ in range(20)]
+    ender = threading.Thread(target=lambda: [services.cancel(job.pk) for job in jobs])
+    with ExitStack() as stack:
+        ender.start()
+        clients = [stack.enter_context(push.follow(job.pk, token)) for job in jobs]
+        assert {close_code(client) for client in clients} == {1000}
+    ender.join()
+
+
+# ---- who may follow -------------------------------------------------------------------------------------------------
+
+
+def test_session_cookie_opens_both(push: Push, user: Any, empty_broker: Any) -> None:
+    browser = Client()
+    browser.force_login(user)
+    cookie = f"sessionid={browser.cookies['sessionid'].value}"
+    job = job_of(user)
+    services.cancel(job.pk)
+    with push.socket(f"/ws/jobs/{job.pk}", Cookie=cookie) as client:
+        assert received(client)["state"] == "cancelled"
+    assert push.http.get(f"/api/jobs/{job.pk}/events", headers={"Cookie": cookie}).status_code == 200
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer nope"}, {"Cookie": "sessionid=" + "a" * 32}])
+def test_without_sign_in(push: Push, user: Any, empty_broker: Any, header: dict[str, str]) -> None:
+    job = job_of(user)
+    with push.socket(f"/ws/jobs/{job.pk}", **header) as client:
+        assert close_code(client) == 4401
+    response = push.http.get(f"/api/jobs/{job.pk}/events", headers=header)
+    assert (response.status_code, response.headers["Content-Type"]) == (401, "application/problem+json")
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_strangers_and_absent_jobs_look_the_same(push: Push, user: Any, other_user: Any, token: str) -> None:
+    theirs = job_of(other_user).pk
+    bodies = set()
+    for job_id in (theirs, uuid.uuid4()):
+        with push.follow(job_id, token) as client:
+            assert close_code(client) == 4404
+        response = push.http.get(f"/api/jobs/{job_id}/events", headers={"Authorization": f"Bearer {token}"})
+        assert response.status_code == 404
+        bodies.add(response.text)
+    assert len(bodies) == 1
+
+
+@pytest.mark.parametrize("path", ["/ws/jobs/x", "/ws/jobs/", "/ws/", "/", "/ws/jobs/%00", f"/ws/jobs/{uuid.uuid4()}/"])
+def test_other_sockets_are_4404(push: Push, token: str, path: str) -> None:
+    with push.socket(path, token) as client:
+        assert close_code(client) == 4404
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "null", "", "https://ok.example.evil.example", "http://ok.example", "https://wild.evil",
+     "https://evilwild.example", "https://127.0.0.1", "file://", "https://["],
+)  # fmt: skip
+def test_foreign_page_is_4403(push: Push, user: Any, token: str, origin: str) -> None:
+    with push.socket(f"/ws/jobs/{job_of(user).pk}", token, origin) as client:
+        assert close_code(client) == 4403
+
+
+def test_our_own_and_trusted_pages_are_let_in(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    for origin in (f"http://127.0.0.1:{push.port}", "https://ok.example", "https://a.wild.example"):
+        with push.socket(f"/ws/jobs/{job.pk}", token, origin) as client:
+            assert received(client)["version"] == 1
+
+
+def test_everything_else_is_the_web_processs(push: Push, token: str) -> None:
+    for path in ("/", "/api/jobs", "/api/jobs/x/events", "/login/"):
+        response = push.http.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert response.status_code == 404
+        assert "web process" in response.json()["detail"]
+    response = push.http.post(f"/api/jobs/{uuid.uuid4()}/events", headers={"Authorization": f"Bearer {token}"})
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET")
+    assert push.http.get("/healthz").text == "ok"
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------------
+
+
+def test_change_without_a_hint_is_seen(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    with push.follow(job.pk, token) as client, push.stream(job.pk, token) as events:
+        received(client)
+        next(events)
+        bump(job, note="quietly")
+        assert received(client)["note"] == json.loads(next(events)["data"])["job"]["note"] == "quietly"
+
+
+def test_changes_arrive_while_the_broker_is_dead_and_hints_after_it(
+    own_push: Callable[..., Push], user: Any, token: str, broker: Any
+) -> None:
+    push, job = own_push(), job_of(user)
+    with push.follow(job.pk, token) as client:
+        received(client)
+        wait_until(lambda: push.gauge("listening"), why="hints are heard")
+        broker.kill()
+        try:
+            wait_until(lambda: not push.gauge("listening"), why="the loss is noticed")
+            bump(job, note="without a broker")
+            assert received(client)["note"] == "without a broker"
+        finally:
+            broker.start()
+        wait_until(lambda: push.gauge("listening"), why="hints are heard again")
+        services.cancel(job.pk)
+        assert received(client)["state"] == "cancelled"
+        assert close_code(client) == 1000
+
+
+def test_hung_broker_is_noticed_and_changes_arrive(
+    own_push: Callable[..., Push], user: Any, token: str, broker: Any
+) -> None:
+    push, job = own_push(), job_of(user)
+    with push.follow(job.pk, token) as client:
+        received(client)
+        wait_until(lambda: push.gauge("listening"))
+        with broker.paused():
+            bump(job, note="hung")
+            assert received(client)["note"] == "hung"
+            wait_until(lambda: not push.gauge("listening"), why="a broker that says nothing is taken for dead")
+        wait_until(lambda: push.gauge("listening"), why="hints are heard again")
+
+
+def test_without_a_database_clients_are_asked_to_come_back(own_push: Callable[..., Push], token: str) -> None:
+    push = own_push(HEADRACE_DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    for header in ({"Authorization": f"Bearer {token}"}, {"Cookie": "sessionid=" + "a" * 32}):
+        with push.socket(f"/ws/jobs/{uuid.uuid4()}", **header) as client:
+            assert close_code(client) == 1013
+        response = push.http.get(f"/api/jobs/{uuid.uuid4()}/events", headers=header)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+        assert "database" in response.json()["detail"]
+    assert "Traceback" not in push.process.output()
+
+
+def vanish(raw: socket.socket) -> None:
+    """Reset the connection, as a client does that loses its power or its patience."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+
+
+def request_of(path: str, token: str, *headers: str) -> bytes:
+    lines = [f"GET {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+UPGRADE = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {'A' * 22}=="]
+
+
+def test_vanished_clients_leave_nothing_behind(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    wait_until(lambda: push.gauge("watchers") == 0)
+    idle = push.gauge("tasks")
+    raws = [socket.create_connection(("127.0.0.1", push.port)) for _ in range(20)]
+    for number, raw in enumerate(raws):
+        by_socket = request_of(f"/ws/jobs/{job.pk}", token, *UPGRADE)
+        raw.sendall(by_socket if number % 2 else request_of(f"/api/jobs/{job.pk}/events", token))
+    wait_until(lambda: push.gauge("watchers") == 20, why="all follow")
+    for number, raw in enumerate(raws):
+        vanish(raw) if number % 3 else raw.close()
+        bump(job)
+    wait_until(lambda: push.gauge("watchers") == 0, why="nobody follows")
+    wait_until(lambda: push.gauge("tasks") <= idle, why="their tasks have ended")
+    assert not re.search(r'"level": "error"|\[ERROR\]|Traceback', push.process.output())
+
+
+def test_client_that_reads_nothing_holds_nobody_up(push: Push, user: Any, token: str) -> None:
+    job = job_of(user, text="water " * 30_000)
+    wait_until(lambda: push.gauge("watchers") == 0)
+    with socket.create_connection(("127.0.0.1", push.port)) as lazy, push.follow(job.pk, token) as client:
+        lazy.sendall(request_of(f"/ws/jobs/{job.pk}", token, *UPGRADE))
+        wait_until(lambda: push.gauge("watchers") == 2)
+        claim = claim_of(job)
+        for number in range(60):  # 60 x 180 kB fill what the kernel buffers for the lazy one
+            services.report(claim, number / 60, f"step {number}")
+            wait_for_note(client, f"step {number}")
+        services.succeed(claim, {})
+        assert close_code(client) == 1000
+    wait_until(lambda: push.gauge("watchers") == 0, why="the lazy client is forgotten once it has left")
+
+
+def wait_for_note(client: ClientConnection, note: str) -> None:
+    while received(client)["note"] != note:
+        pass
+
+
+def test_what_clients_say_is_ignored_but_a_flood_is_refused(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    with push.follow(job.pk, token) as client:
+        received(client)
+        for message in ("hello", b"\x00\xff", "", '{"type": "job"}'):
+            client.send(message)
+        services.report(claim_of(job), 0.5, "still told")
+        wait_for_note(client, "still told")
+        client.send("x" * 5000)
+        assert close_code(client) == 1009
+
+
+def test_restart_sends_clients_away_at_once(own_push: Callable[..., Push], user: Any, token: str) -> None:
+    push, job = own_push(), job_of(user)
+    with push.follow(job.pk, token) as client, push.stream(job.pk, token) as events:
+        received(client)
+        next(events)
+        began = time.monotonic()
+        push.process.child.terminate()
+        assert close_code(client) == 1012
+        assert list(events) == []
+        assert push.process.child.wait(PATIENCE_S) == 0
+        assert time.monotonic() - began < 10  # not gunicorn's 30 s of patience with open connections
+
+
+# ---- inside ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> dict[uuid.UUID, Job]:
+    """What the database would say, and nobody else who watches."""
+    stored: dict[uuid.UUID, Job] = {}
+
+    async def jobs(ids: Any) -> dict[uuid.UUID, Job]:
+        await asyncio.sleep(0.01)
+        return {one: stored[one] for one in ids if one in stored}
+
+    monkeypatch.setattr(watch, "_jobs", jobs)
+    monkeypatch.setattr(watch, "READER", watch.Reader())
+    watcher = watch.Watcher()
+    monkeypatch.setattr(watcher, "_start", lambda: None)
+    monkeypatch.setattr(watch, "WATCHER", watcher)
+    return stored
+
+
+def test_quiet_job_gives_a_sign_of_life(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "QUIET_S", 0.02)
+    job = Job(owner_id=1, kind="digest", version=1)
+    rows[job.pk] = job
+
+    async def first_three() -> list[Job | None]:
+        changes = watch.follow(job.pk, 1)
+        seen = [await anext(changes) for _ in range(3)]
+        await changes.aclose()
+        return seen
+
+    assert asyncio.run(first_three()) == [job, None, None]
+    assert json.loads(message_of(None))["type"] == "alive"
+    assert len(watch.WATCHER) == 0
+
+
+def test_outage_while_following_is_waited_out(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "POLL_S", 0.02)
+    job = Job(owner_id=1, kind="digest", version=1)
+    rows[job.pk] = job
+    healthy = watch._jobs
+
+    async def away(ids: Any) -> Any:
+        raise OperationalError("away")
+
+    async def through() -> Any:
+        changes = watch.follow(job.pk, 1)
+        await anext(changes)
+        monkeypatch.setattr(watch, "_jobs", away)
+        watch.WATCHER._wake(job.pk)
+        later = asyncio.create_task(anext(changes))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+        assert not later.done()
+        monkeypatch.setattr(watch, "_jobs", healthy)
+        job.version, job.state = 2, "failed"
+        return await later
+
+    assert asyncio.run(through()) is job
+
+
+def test_reads_of_many_are_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def jobs(ids: Any) -> dict[uuid.UUID, Any]:
+        asked.append(len(ids))
+        await asyncio.sleep(0.01)
+        return dict.fromkeys(ids, "job")
+
+    monkeypatch.setattr(watch, "_jobs", jobs)
+    ids = [uuid.uuid4() for _ in range(50)]
+
+    async def main() -> list[Any]:
+        reader = watch.Reader()
+        reads = [asyncio.create_task(reader.read(one)) for one in ids * 4]
+        await asyncio.sleep(0)
+        reads[0].cancel()  # who leaves does not take the answer from the others
+        return await asyncio.gather(*reads, return_exceptions=True)
+
+    answers = asyncio.run(main())
+    assert answers[1:] == ["job"] * 199
+    assert sum(asked) <= 51
+    assert len(asked) <= 2
+
+
+def test_read_that_fails_is_told_to_all_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def jobs(ids: Any) -> Any:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(watch, "_jobs", jobs)
+
+    async def main() -> list[Any]:
+        reader, one = watch.Reader(), uuid.uuid4()
+        return await asyncio.gather(*[reader.read(one) for _ in range(3)], return_exceptions=True)
+
+    assert all(isinstance(error, DatabaseError) for error in asyncio.run(main()))
