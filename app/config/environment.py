@@ -40,6 +40,7 @@ class Environment(BaseModel):
     static_root: Path | None = None  # where collectstatic puts files for nginx
     database_pool: int = Field(0, ge=0)  # connections shared by one process's threads; 0: one per thread, kept open
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    lane_table: Path | None = None  # another lane table than config/lanes.yml; the same one on every host
 
     # limits
     max_body_bytes: int = Field(2_500_000, gt=0)

@@ -12,7 +12,7 @@ from config import environment, lanes
 
 APP = Path(__file__).resolve().parent.parent
 ENV = environment.read(os.environ)
-LANES = lanes.load()
+LANES = lanes.load(ENV.lane_table or lanes.TABLE)
 
 DEBUG = ENV.debug
 SECRET_KEY = ENV.secret_key

@@ -6,13 +6,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 import redis
+import yaml
 from django.db import connection
-from servers import Process, Redis, wait_until
+from servers import APP, Process, Redis, wait_until
 
 from config.celery import app
 from jobs import services
@@ -294,10 +296,19 @@ def test_queued_job_is_cancelled_at_once_and_never_runs(
     assert Job.objects.get(pk=job_id).attempt == 0
 
 
+def with_limits(directory: Path, soft: int, hard: int) -> str:
+    """The lane table with other time limits; its path."""
+    table = yaml.safe_load((APP / "config/lanes.yml").read_text())
+    for lane in table["lanes"].values():
+        lane |= {"soft_time_limit": soft, "time_limit": hard}
+    (directory / "lanes.yml").write_text(yaml.safe_dump(table))
+    return str(directory / "lanes.yml")
+
+
 def test_stuck_job_is_killed_at_its_hard_time_limit(
-    user: Any, start_worker: Callable[..., Process], empty_broker: Redis
+    user: Any, start_worker: Callable[..., Process], empty_broker: Redis, tmp_path: Path
 ) -> None:
-    worker = start_worker("cpu", extra=("--soft-time-limit", "1", "--time-limit", "2"))
+    worker = start_worker("cpu", HEADRACE_LANE_TABLE=with_limits(tmp_path, 1, 2))
     job_id = ask(user, "wait", lane="cpu", ms=60_000)
     running(job_id)
     for child in children_of(worker.child.pid):
@@ -307,13 +318,14 @@ def test_stuck_job_is_killed_at_its_hard_time_limit(
     assert "longer than its lane allows (2 s)" in done.error
 
 
+@pytest.mark.parametrize("lane", LANES)
 def test_long_job_ends_itself_at_its_soft_time_limit(
-    user: Any, start_worker: Callable[..., Process], empty_broker: Redis
+    lane: str, user: Any, start_worker: Callable[..., Process], empty_broker: Redis, tmp_path: Path
 ) -> None:
-    start_worker("cpu", extra=("--soft-time-limit", "1", "--time-limit", "30"))
-    done = ended(ask(user, "wait", lane="cpu", ms=60_000))
+    start_worker(lane, HEADRACE_LANE_TABLE=with_limits(tmp_path, 1, 30))
+    done = ended(ask(user, "wait", lane=lane, ms=60_000))
     assert (done.state, done.attempt) == ("failed", 1)
-    assert "longer than its lane allows" in done.error
+    assert "longer than its lane allows (1 s)" in done.error
 
 
 def test_oversized_result_fails_the_job_with_a_sentence(
