@@ -19,6 +19,7 @@ HEADERS = (
     "location",
 )
 
+MAX_HEADER = 1000
 
 Url = Annotated[
     str,
@@ -58,7 +59,7 @@ def run(params: FetchParams, progress: Progress) -> Outcome:
             "url": params.url,
             "final_url": answer.final_url,
             "status": answer.status,
-            "headers": {name: answer.headers[name] for name in HEADERS if name in answer.headers},
+            "headers": {name: answer.headers[name][:MAX_HEADER] for name in HEADERS if name in answer.headers},
             "size": answer.size,
             "sha256": None if answer.size is None else digest.hexdigest(),
             "ttfb_ms": answer.ttfb_ms,

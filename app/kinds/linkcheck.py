@@ -14,7 +14,8 @@ from kinds.base import Kind, KindFailed, Outcome, Params, Part, PartOutcome, Pro
 from kinds.fetch import Url
 
 MAX_PAGE = 2 * 1024**2
-MAX_LINK = 2048
+MAX_LINK = 1000
+MAX_ERROR = 200
 READ_S = 5
 """Seconds of CPU time for finding the links; a page at MAX_PAGE takes less than one."""
 HTML = ("text/html", "application/xhtml+xml")
@@ -105,7 +106,7 @@ def run(params: LinkcheckParams, progress: Progress) -> Outcome | Split:
 def line(part: PartOutcome) -> dict[str, Any]:
     """One link of the report: {url, ok, ms, status} or, when its fetch failed, {url, ok, ms, error}."""
     if part.result is None:
-        return {"url": part.params["url"], "ok": False, "ms": None, "error": part.error or part.state}
+        return {"url": part.params["url"], "ok": False, "ms": None, "error": (part.error or part.state)[:MAX_ERROR]}
     status = part.result["status"]
     return {"url": part.params["url"], "ok": status < 400, "ms": part.result["total_ms"], "status": status}
 

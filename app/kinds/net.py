@@ -212,6 +212,16 @@ def judged(host: str, port: int, deadline: Deadline) -> list[Address]:
     return addresses
 
 
+def tls_failure(host: str, error: httpcore.ConnectError) -> KindFailed:
+    """The sentence for a failed TLS handshake. A bad certificate stays bad; a broken connection may pass."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return KindFailed(f"The TLS certificate of {host} is not valid: {cause.verify_message.rstrip('.')}.")
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return KindFailed(f"{host} does not speak TLS that we accept: {cause.reason}.")
+    return Transient(f"{host} broke off the TLS handshake: {error}.")
+
+
 class GuardedStream(httpcore.NetworkStream):
     """A connection on which every read and write ends by the deadline."""
 
@@ -230,7 +240,10 @@ class GuardedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        inner = self.inner.start_tls(ssl_context, server_hostname, self.deadline.left())
+        try:
+            inner = self.inner.start_tls(ssl_context, server_hostname, self.deadline.left())
+        except httpcore.ConnectError as error:
+            raise tls_failure(str(server_hostname), error) from error
         return GuardedStream(inner, self.deadline)
 
     def get_extra_info(self, info: str) -> object:
@@ -293,23 +306,13 @@ def join(base: httpx.URL, location: str) -> httpx.URL:
         raise KindFailed(f"{base.host} redirects to {location[:200]!r}, which is not a valid address.") from error
 
 
-def connect_failure(host: str, error: Exception) -> KindFailed:
-    """The sentence for a connection that was not made. A bad certificate stays bad; the rest may pass."""
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return KindFailed(f"The TLS certificate of {host} is not valid: {cause.verify_message.rstrip('.')}.")
-    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        return KindFailed(f"{host} does not speak TLS that we accept: {cause.reason}.")
-    return Transient(f"No connection to {host} could be made: {error or type(error).__name__}.")
-
-
 @contextmanager
 def sentences(host: str, deadline: Deadline) -> Iterator[None]:
     """Turns the HTTP library's errors into ours."""
     try:
         yield
     except httpcore.ConnectError as error:
-        raise connect_failure(host, error) from error
+        raise Transient(f"No connection to {host} could be made: {error}.") from error
     except httpcore.TimeoutException as error:
         raise deadline.passed() from error
     except httpcore.LocalProtocolError as error:
