@@ -26,6 +26,7 @@ from jobs import schemas, services, submit, tokens
 from jobs.models import Job, JobArtifact, State
 from jobs.problems import MEDIA_TYPE, RETRY_AFTER_S, Problem, body_of
 from jobs.schemas import as_json, with_artifacts
+from kinds.base import Kind
 
 STATUSES: dict[type[submit.Refused], int] = {
     submit.InvalidSubmission: 422,
@@ -351,10 +352,28 @@ def _document(api: NinjaAPI) -> OpenAPISchema:
     components = document["components"]["schemas"]
     components["ProblemOut"] = schemas.ProblemOut.model_json_schema(ref_template="#/components/schemas/{model}")
     components |= components["ProblemOut"].pop("$defs")
+    components["SubmissionIn"] = _any_kind(components["SubmissionIn"])
     for path in document["paths"].values():
         for operation in path.values():
             _describe(operation)
     return document
+
+
+def _any_kind(submission: dict[str, Any]) -> dict[str, Any]:
+    """One alternative for each kind, so that the document says which params go with it."""
+    return {**submission, "anyOf": [_of_kind(submission, kind) for kind in submit.available_kinds().values()]}
+
+
+def _of_kind(submission: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    params = kind.params.model_json_schema()
+    narrowed = {"kind": {"const": kind.name, "type": "string"}, "params": params}
+    return {
+        "title": kind.title,
+        "type": "object",
+        "properties": submission["properties"] | narrowed,
+        "required": ["kind", *(["params"] if params.get("required") else [])],
+        "additionalProperties": False,
+    }
 
 
 def _describe(operation: dict[str, Any]) -> None:

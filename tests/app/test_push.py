@@ -381,6 +381,8 @@ UPGRADE = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 
 
 def test_vanished_clients_leave_nothing_behind(push: Push, user: Any, token: str) -> None:
     job = job_of(user)
+    with push.follow(job.pk, token) as client:  # the watcher's own tasks run from the first client on
+        received(client)
     wait_until(lambda: push.gauge("watchers") == 0)
     idle = push.gauge("tasks")
     raws = [socket.create_connection(("127.0.0.1", push.port)) for _ in range(20)]
