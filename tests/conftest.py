@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from servers import APP, BIN, ROOT, PostgreSQL, Process, Redis, wait_until
 
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
@@ -95,6 +96,7 @@ def broker(pytestconfig: pytest.Config) -> Redis:
 def empty_broker(broker: Redis) -> Redis:
     """The Redis of this test run, with nothing in it but the bindings of the queues."""
     import redis
+
     from config.celery import app
     from jobs.sweeper import bind_queues
 
@@ -171,5 +173,3 @@ def user(db: None, django_user_model: Any) -> Any:
 @pytest.fixture
 def other_user(db: None, django_user_model: Any) -> Any:
     return django_user_model.objects.create_user("bob", password=secrets.token_hex(16))
-
-

@@ -10,9 +10,9 @@ from kombu.transport.virtual.exchange import TopicExchange
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-from django.conf import settings  # noqa: E402  (Django's settings need the line above)
+from django.conf import settings
 
-from config.lanes import Lane, LaneTable  # noqa: E402
+from config.lanes import Lane, LaneTable
 
 
 def queues_of(table: LaneTable) -> list[Queue]:

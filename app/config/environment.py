@@ -27,7 +27,7 @@ class Environment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # identity and secrets
-    secret_key: str = Field(min_length=32)
+    secret_key: str = Field(min_length=50)
     database_url: str = Field(pattern=r"^(postgres(ql)?|sqlite)://")
     broker_url: str = Field(pattern=r"^(redis|rediss|redis\+socket|unix)://")
     result_url: str | None = None  # Celery's result backend, for tasks that are not jobs; default: the broker

@@ -14,14 +14,13 @@ from jobs.models import FINISHED, Job, State
 GONE_AFTER_S = 20.0  # a worker that has said nothing for this long is not shown
 THROUGHPUT_MINUTES = 5
 Waiting = dict[tuple[str, str], dict[str, Any]]
-Finished = dict[str, dict[str, int]]
+Finished = dict[str, dict[str, Any]]
 
 
-def heartbeat(name: str, host: str, lane: str, pool: str, concurrency: int, running: int) -> None:
-    """A worker unit says that it is here."""
-    now = {"host": host, "lane": lane, "pool": pool, "concurrency": concurrency, "running": running}
-    if not Worker.objects.filter(name=name).update(**now, seen_at=Now()):
-        Worker.objects.update_or_create(name=name, defaults=now)
+def heartbeat(name: str, description: dict[str, Any]) -> None:
+    """A worker unit says that it is here: its host, lane, pool, concurrency and how many jobs it is running."""
+    if not Worker.objects.filter(name=name).update(**description, seen_at=Now()):
+        Worker.objects.update_or_create(name=name, defaults=description)
 
 
 def leave(name: str) -> None:
@@ -64,13 +63,13 @@ def _waiting() -> Waiting:
     rows = Job.objects.filter(state__in=(State.QUEUED, State.RUNNING), open_parts=0).exclude(run_after__gt=Now())
     since = Coalesce("run_after", "created_at")
     found = rows.values("lane", "state").annotate(count=Count("id"), oldest=Min(since), now=Now())
-    return {(row["lane"], row["state"]): row for row in found}
+    return {(row["lane"], row["state"]): dict(row) for row in found}
 
 
 def _finished() -> Finished:
     recent = Job.objects.filter(state__in=FINISHED, finished_at__gte=Now() - timedelta(minutes=THROUGHPUT_MINUTES))
     found = recent.values("lane").annotate(all=Count("id"), failed=Count("id", filter=Q(state=State.FAILED)))
-    return {row["lane"]: row for row in found}
+    return {row["lane"]: dict(row) for row in found}
 
 
 def _status(name: str, alive: list[Worker], waiting: Waiting, finished: Finished) -> LaneStatus:

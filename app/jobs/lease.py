@@ -118,7 +118,7 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
     def _beat(self, unit: dict[str, Any], hard_limit: float) -> None:
         running = _running(hard_limit)
         services.renew(unit["name"], running)
-        heartbeat(**unit, running=len(running))
+        heartbeat(unit["name"], {**unit, "running": len(running)})
 
 
 def _carry_out(errand: Errand) -> None:

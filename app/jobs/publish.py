@@ -37,7 +37,7 @@ def route(lane: str, name: str) -> dict[str, str]:
 
 
 def publish(jobs: Sequence[Job]) -> bool:
-    """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker does not take them.
+    """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker says no.
 
     Duplicates do no harm: only one claim of a job can win.
     """

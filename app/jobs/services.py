@@ -1,9 +1,9 @@
 """The life of a job. Nothing else writes `Job.state`; every change is one conditional UPDATE, so races have one winner.
 
-    queued --claim--> running --succeed | fail | cancel--> succeeded | failed | cancelled
-    running --retry | lose--> queued        (a transient error, a dead worker)
-    running --split--> running, no lease    (its parts run as jobs of their own)
-    running, no lease --the last part ends--> queued, joining
+queued --claim--> running --succeed | fail | cancel--> succeeded | failed | cancelled
+running --retry | lose--> queued        (a transient error, a dead worker)
+running --split--> running, no lease    (its parts run as jobs of their own)
+running, no lease --the last part ends--> queued, joining
 """
 
 import random
@@ -198,7 +198,7 @@ def _child(parent: Job, number: int, part: Part) -> Job:
 
 
 def retry(claim: Claim, sentence: str) -> bool:
-    """Queue a job again after a transient error, with exponential backoff and full jitter; fail it after its last attempt.
+    """Queue a job again after a transient error, or fail it if that was its last attempt.
 
     Backoff: random(0, base x 2^(attempt - 1)), "full jitter" of Brooker, AWS Architecture Blog, 2015.
     """
@@ -229,7 +229,7 @@ def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta
 
 
 def lose(job: Job, cause: str) -> bool:
-    """Take a job from a worker that is dead (`job` as just read): queue it again, or end it if that was its last attempt."""
+    """Take a job (as just read) from a dead worker: queue it again, or end it if that was its last attempt."""
     rows = Job.objects.filter(pk=job.pk, attempt=job.attempt, state=State.RUNNING, open_parts=0)
     if job.cancel_requested:
         return _end(rows, job.pk, job.parent_id, State.CANCELLED, note="", error="")
@@ -316,7 +316,7 @@ def due(limit: int) -> list[uuid.UUID]:
 
 
 def overtaken(lane: str, head_published_at: datetime | None, limit: int) -> list[uuid.UUID]:
-    """Queued jobs that the broker has lost: their queue is empty (`None`), or its head was published well after them."""
+    """Queued jobs that the broker lost: their queue is empty (`None`), or its head was published well after them."""
     quiet = Now() - timedelta(seconds=ENV.lost_after_s)
     rows = Job.objects.filter(state=State.QUEUED, lane=lane, published_at__lt=quiet)
     if head_published_at is not None:

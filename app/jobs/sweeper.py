@@ -65,6 +65,6 @@ def _head(channel: Any, queue: str) -> tuple[bool, datetime | None]:
 
 
 def bind_queues(channel: Any) -> None:
-    """Every round, since a wiped broker has forgotten its bindings, drops what it cannot route, and nobody else notices."""
+    """Done every round: a wiped broker forgot its bindings and drops what it cannot route; nobody else notices."""
     for queue in queues_of(settings.LANES):
         queue(channel).declare()

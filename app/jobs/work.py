@@ -69,18 +69,18 @@ def execute(job_id: uuid.UUID, worker: str) -> None:
 def _attempt(claim: Claim, bound: Any) -> Callable[[], bool]:
     """Run the kind; returns the call that tells the ledger."""
     lane = settings.LANES[claim.lane]
-    kind = kinds.ALL[claim.kind]
+    again: tuple[type[Exception], ...] = (Transient, *kinds.ALL[claim.kind].transient)
     try:
         return _settlement(claim, _run(claim, Reporter(claim, lane)))
     except Stopped:
         return partial(services.stopped, claim)
     except (OverTime, SoftTimeLimitExceeded):
         return partial(services.fail, claim, services.time_limit_sentence(lane.soft_time_limit))
-    except (Transient, *kind.transient) as error:
+    except again as error:
         return partial(services.retry, claim, _sentence(error))
     except KindFailed as error:
         return partial(services.fail, claim, _sentence(error))
-    except Exception:
+    except Exception:  # noqa: BLE001  (whatever a kind throws, the job ends with a sentence and the slot lives on)
         bound.exception("the kind has a bug")
         return partial(services.fail, claim, f"The {claim.kind} kind failed in a way its author did not expect.")
 
@@ -102,10 +102,8 @@ def _run(claim: Claim, progress: Reporter) -> Outcome | Split:
 def _parts(claim: Claim) -> list[PartOutcome]:
     parts = Job.objects.filter(parent_id=claim.id).order_by("part")
     files = dict(JobArtifact.objects.filter(job__parent_id=claim.id).values_list("job_id", "content"))
-    return [
-        PartOutcome(part.state, part.params, part.result, part.error, bytes(files[part.pk]) if part.pk in files else None)
-        for part in parts
-    ]
+    content = {job_id: bytes(raw) for job_id, raw in files.items()}  # PostgreSQL answers with memoryviews
+    return [PartOutcome(one.state, one.params, one.result, one.error, content.get(one.pk)) for one in parts]
 
 
 def _settlement(claim: Claim, outcome: Outcome | Split) -> Callable[[], bool]:

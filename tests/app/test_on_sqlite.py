@@ -5,13 +5,16 @@ import subprocess
 import sys
 
 import pytest
+
 from servers import ROOT
 
 
 @pytest.mark.skipif("sqlite" in os.environ["HEADRACE_DATABASE_URL"], reason="this run is the one on SQLite")
 def test_ledger_holds_on_sqlite() -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-m", "ledger", "tests/app"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "PYTEST_", "DJANGO_"))}
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "PYTEST_", "DJANGO_"))
+    }
     run = subprocess.run(
         argv, cwd=ROOT, env={**env, "HEADRACE_TEST_DATABASE": "sqlite"}, capture_output=True, text=True, check=False
     )
