@@ -5,27 +5,25 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Worker',
+            name="Worker",
             fields=[
-                ('name', models.CharField(max_length=120, primary_key=True, serialize=False)),
-                ('host', models.CharField(max_length=120)),
-                ('lane', models.CharField(max_length=40)),
-                ('pool', models.CharField(max_length=10)),
-                ('concurrency', models.PositiveIntegerField()),
-                ('running', models.PositiveIntegerField()),
-                ('started_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("name", models.CharField(max_length=120, primary_key=True, serialize=False)),
+                ("host", models.CharField(max_length=120)),
+                ("lane", models.CharField(max_length=40)),
+                ("pool", models.CharField(max_length=10)),
+                ("concurrency", models.PositiveIntegerField()),
+                ("running", models.PositiveIntegerField()),
+                ("started_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("seen_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
             options={
-                'ordering': ['lane', 'name'],
+                "ordering": ["lane", "name"],
             },
         ),
     ]

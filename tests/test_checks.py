@@ -1,0 +1,109 @@
+"""The checks that need no server: lint, format, types, migrations, Django's own production checks."""
+
+import os
+import secrets
+import subprocess
+import sys
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from config import environment, lanes
+from servers import APP, BIN, ROOT
+
+PRODUCTION = {
+    "HEADRACE_SECRET_KEY": secrets.token_hex(32),
+    "HEADRACE_DATABASE_URL": "postgresql://headrace:x@db1:5432/headrace",
+    "HEADRACE_BROKER_URL": "redis://headrace:x@broker1:6379/0",
+    "HEADRACE_ALLOWED_HOSTS": "headrace.example",
+    "HEADRACE_STATIC_ROOT": "/srv/headrace/static",
+}
+
+
+def check(*argv: str, cwd: os.PathLike[str] = ROOT, **env: str) -> str:
+    """Run one of the tools; its output, or a failure that shows it."""
+    run = subprocess.run(
+        [str(BIN / argv[0]), *argv[1:]], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def test_lint_is_clean() -> None:
+    check("ruff", "check", ".")
+
+
+def test_format_is_clean() -> None:
+    check("ruff", "format", "--check", ".")
+
+
+def test_types_are_clean() -> None:
+    check("mypy", PYTHONPATH=str(APP))
+
+
+def test_migrations_are_complete() -> None:
+    check("python", "manage.py", "makemigrations", "--check", "--dry-run", cwd=APP)
+
+
+def test_production_settings_pass_djangos_deploy_check() -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    argv = [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
+    run = subprocess.run(argv, cwd=APP, env={**env, **PRODUCTION}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"HEADRACE_SECRET_KEY": None}, "HEADRACE_SECRET_KEY is not set"),
+        ({"HEADRACE_SECRET_KEY": "short"}, "HEADRACE_SECRET_KEY is wrong"),
+        ({"HEADRACE_ALOWED_HOSTS": "x"}, "did you mean HEADRACE_ALLOWED_HOSTS?"),
+        ({"HEADRACE_LEASE_S": "-1"}, "HEADRACE_LEASE_S is wrong: Input should be greater than 0"),
+        ({"HEADRACE_DATABASE_URL": "mysql://x"}, "HEADRACE_DATABASE_URL is wrong"),
+        ({"HEADRACE_SECRET_KEY": None, "HEADRACE_SECRET_KEY_FILE": "/nowhere"}, "HEADRACE_SECRET_KEY_FILE cannot be"),
+    ],
+)
+def test_wrong_environment_is_one_sentence(change: dict[str, str | None], sentence: str) -> None:
+    found = {name: value for name, value in {**PRODUCTION, **change}.items() if value is not None}
+    with pytest.raises(ImproperlyConfigured) as refusal:
+        environment.read(found)
+    assert sentence in str(refusal.value)
+    assert "short" not in str(refusal.value).replace("should", "")  # a wrong secret is not shown
+
+
+def test_secret_may_come_from_a_file(tmp_path: os.PathLike[str]) -> None:
+    path = os.path.join(tmp_path, "secret")
+    with open(path, "w") as file:
+        file.write("s" * 60 + "\n")
+    found = {**PRODUCTION, "HEADRACE_SECRET_KEY_FILE": path}
+    del found["HEADRACE_SECRET_KEY"]
+    assert environment.read(found).secret_key == "s" * 60
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ("lanes: {}", "exchange"),
+        ("lanes: [", "cannot be read"),
+        ("exchange: {name: x, type: topic}\nlanes: {cpu: {pool: eventlet}}", "lanes.cpu"),
+    ],
+)
+def test_wrong_lane_table_is_one_sentence(broken: str, sentence: str, tmp_path: os.PathLike[str]) -> None:
+    from pathlib import Path
+
+    path = Path(tmp_path) / "lanes.yml"
+    path.write_text(broken)
+    with pytest.raises(lanes.LaneTableError, match=sentence):
+        lanes.load(path)
+
+
+def test_kind_that_no_lane_serves_stops_every_process(tmp_path: os.PathLike[str]) -> None:
+    from pathlib import Path
+
+    path = Path(tmp_path) / "lanes.yml"
+    path.write_text(lanes.TABLE.read_text().replace('"cpu.#"', '"cpu.nothing"'))
+    env = {**os.environ, "HEADRACE_LANE_TABLE": str(path)}
+    argv = [sys.executable, "manage.py", "check"]
+    run = subprocess.run(argv, cwd=APP, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "is bound by no lane" in run.stderr
