@@ -731,15 +731,24 @@ def test_durations_read_well(seconds: float | None, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "words"),
+    ("kind", "params", "words"),
     [
-        ({"url": "http://a.example/", "timeout_s": 1}, "http://a.example/"),
-        ({"text": "  two\nlines ", "top": 1}, "two lines"),
-        ({"text": "x" * 300}, "x" * 90 + "…"),
-        ({"width": 9, "height": 6, "palette": "ink", "re": 0.1}, "9 × 6 px, ink palette"),
-        ({"lane": "cpu", "ms": 1200.0, "seed": 1, "more": 2}, "lane cpu, ms 1\u202f200, seed 1"),
-        ({}, ""),
+        ("fetch", {"timeout_s": 1, "url": "http://a.example/"}, "http://a.example/"),
+        ("digest", {"text": "  two\nlines ", "top": 1}, "two lines"),
+        ("digest", {"text": "x" * 300}, "x" * 90 + "…"),
+        ("mandelbrot", {"re": 0.1, "width": 9, "height": 6, "palette": "ink"}, "9 × 6 px, ink palette"),
+        ("burn", {"more": [2], "ms": 1.5, "seed": 1, "lane": "cpu"}, "lane cpu, ms 1.5, seed 1"),
+        ("long gone", {"depth": 3}, "depth 3"),
+        ("digest", {}, ""),
     ],
 )
-def test_gist_tells_jobs_apart(params: dict[str, Any], words: str) -> None:
-    assert headrace.gist(params).replace("1200", "1\u202f200") == words
+def test_gist_tells_jobs_apart(kind: str, params: dict[str, Any], words: str) -> None:
+    assert headrace.gist(Job(kind=kind, params=params)) == words
+
+
+def test_job_of_a_kind_that_is_gone_is_still_shown(page: Client, user: Any) -> None:
+    job_id = succeeded(user, {"depth": 7})
+    Job.objects.filter(pk=job_id).update(kind="dowse", params={"depth": 3})
+    assert "Result Depth 7" in text_of(page.get(f"/jobs/{job_id}/"))
+    assert "Run again" not in text_of(page.get(f"/jobs/{job_id}/"))
+    assert "dowse depth 3" in text_of(page.get("/"))

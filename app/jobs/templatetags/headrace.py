@@ -146,8 +146,16 @@ def pool_of(lane: str | None) -> str:
 
 
 @register.filter
-def gist(params: dict[str, Any]) -> str:
+def asked(job: Job) -> dict[str, Any]:
+    """A job's params in the order of its form; databases keep them in an order of their own."""
+    order = list(kinds.ALL[job.kind].params.model_fields) if job.kind in kinds.ALL else []
+    return {name: job.params[name] for name in [*order, *job.params] if name in job.params}
+
+
+@register.filter
+def gist(job: Job) -> str:
     """What tells this job from others of its kind, in a few words."""
+    params = asked(job)
     for name in ("url", "text"):
         if params.get(name):
             flat = " ".join(str(params[name])[: 4 * LETTERS_OF_A_GIST].split())

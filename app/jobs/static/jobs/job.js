@@ -20,16 +20,16 @@
   const refresh = async () => {
     pending = 0;
     refreshedAt = performance.now();
-    let body;
+    let piece;
     try {
-      body = await headrace.piece(root.dataset.piece);
+      piece = await headrace.piece(root.dataset.piece);
     } catch {
       setTimeout(refreshSoon, 2000);
       return;
     }
-    if (!body) return;
+    if (!piece) return;
     const before = card().dataset.state;
-    headrace.morphChildren(root, body);
+    headrace.morphChildren(root, piece);
     clock = performance.now();
     document.title = root.querySelector("[data-title]").dataset.title;
     if (card().dataset.state !== before) spoken.textContent = `The job is ${card().dataset.state}.`;
@@ -77,7 +77,7 @@
     const changed = shape !== seen.shape;
     seen = { version: job.version, shape };
     show(job);
-    if (changed) refreshSoon();
+    if (changed && !job.finished_at) refreshSoon(); // the end is told by the close that follows
   };
 
   // ---- the connection

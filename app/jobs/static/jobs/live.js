@@ -13,7 +13,7 @@ const headrace = {
     return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} min`;
   },
 
-  /** The <body> of a piece of HTML from the server; null if we have been signed out (the page is then reloaded). */
+  /** A piece of HTML from the server; null if we have been signed out (the page is then reloaded). */
   async piece(url) {
     const response = await fetch(url, { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(10_000) });
     if (response.redirected) {
@@ -21,7 +21,9 @@ const headrace = {
       return null;
     }
     if (!response.ok) throw new Error(`${url} answered ${response.status}`);
-    return new DOMParser().parseFromString(await response.text(), "text/html").body;
+    const template = document.createElement("template");
+    template.innerHTML = await response.text();
+    return template.content;
   },
 
   /** Change `from` into `to`, touching only what differs: focus, scroll and transitions survive. */
@@ -39,6 +41,10 @@ const headrace = {
     let here = from.firstChild;
     for (const wanted of [...to.childNodes]) {
       const key = wanted.dataset?.key;
+      if (here && headrace.blank(here) && !headrace.alike(here, wanted)) {
+        here = here.nextSibling;
+        here?.previousSibling.remove();
+      }
       const match = (key && [...from.children].find((child) => child.dataset.key === key)) || here;
       if (match && headrace.alike(match, wanted)) {
         if (match !== here) from.insertBefore(match, here);
@@ -56,6 +62,10 @@ const headrace = {
     }
   },
 
+  blank(node) {
+    return node.nodeType === Node.TEXT_NODE && node.data.trim() === "";
+  },
+
   alike(one, other) {
     return one.nodeType === other.nodeType && one.nodeName === other.nodeName && one.dataset?.key === other.dataset?.key;
   },
@@ -70,8 +80,8 @@ for (const section of document.querySelectorAll("[data-live]")) {
 
   const refresh = async () => {
     try {
-      const body = await headrace.piece(section.dataset.live);
-      if (body) headrace.morphChildren(section, body);
+      const piece = await headrace.piece(section.dataset.live);
+      if (piece) headrace.morphChildren(section, piece);
       failures = 0;
     } catch {
       failures += 1;
