@@ -15,7 +15,7 @@ from django.utils import timezone
 
 import kinds
 from fleet import history
-from fleet import services as fleet
+from fleet.models import Worker
 from jobs import services, submit
 from jobs.forms import form_for
 from jobs.models import ApiToken, Job, Leader, State
@@ -61,6 +61,12 @@ def defaults(kind: str) -> dict[str, Any]:
     fields = form_for(kinds.ALL[kind])().fields
     sent = {name: field.initial for name, field in fields.items() if field.initial is not None}
     return {name: value for name, value in sent.items() if value is not False}
+
+
+def worker(name: str, lane: str, slots: int, busy: int) -> None:
+    """A worker unit that is there."""
+    host, pool = name.partition("@")[2], headrace.pool_of(lane)
+    Worker.objects.create(name=name, host=host, lane=lane, pool=pool, concurrency=slots, running=busy)
 
 
 def text_of(response: Any) -> str:
@@ -561,7 +567,7 @@ def lane_of(response: Any, name: str) -> str:
 
 
 def test_fleet_shows_every_lane_and_its_workers(page: Client, settings: Any) -> None:
-    fleet.heartbeat("io-7@host-nine", "host-nine", "io", "threads", 6, 2)
+    worker("io-7@host-nine", "io", 6, 2)
     response = page.get("/fleet/")
     assert re.findall(r'data-lane="(\w+)"', response.content.decode()) == list(settings.LANES.lanes)
     lane = lane_of(response, "io")
@@ -578,7 +584,7 @@ def test_lane_with_jobs_and_no_worker_is_loud(page: Client, user: Any) -> None:
 
 
 def test_lane_that_keeps_users_waiting_is_loud(page: Client, user: Any) -> None:
-    fleet.heartbeat("quick-1@host", "host", "quick", "solo", 1, 1)
+    worker("quick-1@host", "quick", 1, 1)
     job = job_of(user)
     Job.objects.filter(pk=job.pk).update(created_at=timezone.now() - timezone.timedelta(seconds=30))
     assert "times as long as this lane" in lane_of(page.get("/fleet/live"), "quick")
@@ -617,7 +623,7 @@ def admin(user: Any) -> Client:
 
 def test_admin_shows_the_ledger_and_changes_nothing(admin: Client, user: Any) -> None:
     job = job_of(user)
-    fleet.heartbeat("io-1@host", "host", "io", "threads", 6, 2)
+    worker("io-1@host", "io", 6, 2)
     Leader.objects.create(role="sweeper", holder="host:1", until=timezone.now())
     for path, key in (("jobs/job", str(job.pk)), ("fleet/worker", "io-1_40host"), ("jobs/leader", "sweeper")):
         assert admin.get(f"/admin/{path}/").status_code == 200
