@@ -1,0 +1,157 @@
+"""A client of the API: submits a job of every kind, follows each over its WebSocket, fetches what it came to."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from demo import DemoError, checks
+
+PATIENCE_S = 600.0
+SYNTHETIC_MS = 150
+FINISHED = {"succeeded", "failed", "cancelled"}
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that has ended, when its client was told, and what checking it said."""
+
+    job: Json
+    artifact: bytes
+    notify_s: float
+    verified: bool = False
+    finding: str = ""
+
+
+def submissions(kinds: list[Json], site: str) -> Iterator[Json]:
+    """One job of every kind, with its own defaults; where a kind leaves the lane open, one a lane."""
+    ours: dict[str, Json] = {"fetch": {"url": f"{site}/weir.html"}, "linkcheck": {"url": f"{site}/"}}
+    for kind in kinds:
+        if kind["lane"] is not None:
+            yield {"kind": kind["name"], "params": ours.get(kind["name"], {})}
+            continue
+        for lane in kind["schema"]["properties"]["lane"]["enum"]:
+            yield {"kind": kind["name"], "params": {"lane": lane, "ms": SYNTHETIC_MS}}
+
+
+class Client:
+    """One user of one Headrace."""
+
+    def __init__(self, address: str, token: str, console: Console) -> None:
+        self.console = console
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.sockets = address.replace("http", "ws", 1)
+        self.http = httpx.AsyncClient(base_url=address, headers=self.headers, timeout=30, trust_env=False)
+
+    async def run(self, site: str) -> list[Ended]:
+        """Submit, follow and verify one job of every kind."""
+        async with self.http:
+            kinds = (await self.ask("GET", "/api/kinds")).json()["items"]
+            jobs = [(await self.ask("POST", "/api/jobs", one)).json() for one in submissions(kinds, site)]
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    ended = await self.follow_all(jobs)
+            except TimeoutError as error:
+                raise DemoError(f"The jobs had not all ended after {PATIENCE_S:.0f} s.") from error
+        return [checked(one, site) for one in ended]
+
+    async def ask(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
+        """One request; raises DemoError with the server's own sentence when it is not answered with success."""
+        answer = await self.http.request(method, path, json=body)
+        if answer.is_success:
+            return answer
+        problem = answer.headers.get("content-type", "").startswith("application/problem+json")
+        raise DemoError(f"{method} {path}: {answer.json()['detail'] if problem else answer.status_code}")
+
+    async def follow_all(self, jobs: list[Json]) -> list[Ended]:
+        """All side by side, each with a bar of its own (or a line, where there is no terminal)."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
+            return await asyncio.gather(*(self.follow(job, bars) for job in jobs))
+
+    async def follow(self, job: Json, bars: Progress) -> Ended:
+        """Follow one job to its end, whatever connections it takes: the server tells again where the job is."""
+        bar = bars.add_task(f"{job['kind']} on {job['lane']}", total=1.0, note="")
+        address = self.sockets + job["ws_url"]
+        async for socket in connect(address, additional_headers=self.headers, proxy=None):
+            with contextlib.suppress(ConnectionClosed):
+                async for text in socket:
+                    job, told_at = json.loads(text).get("job", job), datetime.now(UTC)
+                    note = job["state"] if job["state"] != "running" else job["note"]
+                    bars.update(bar, completed=job["progress"], note=note)
+                    if job["state"] in FINISHED:
+                        return await self.fetched(job, told_at)
+            if 4000 <= (socket.close_code or 0) < 5000:  # the server's own codes: it will not say more next time
+                raise DemoError(f"The WebSocket {job['ws_url']} was closed with {socket.close_code}.")
+        raise AssertionError("connect() goes on for ever")
+
+    async def fetched(self, job: Json, told_at: datetime) -> Ended:
+        """What the job came to."""
+        if not self.console.is_terminal:
+            self.console.print(f"{job['kind']} on {unit(job)}: {job['state']}")
+        notify_s = (told_at - datetime.fromisoformat(job["finished_at"])).total_seconds()
+        job = (await self.ask("GET", job["url"])).json()
+        artifact = (await self.ask("GET", job["artifact_url"])).content if job["artifact_url"] else b""
+        return Ended(job, artifact, notify_s)
+
+
+def checked(ended: Ended, site: str) -> Ended:
+    """With what checking its result says."""
+    job = ended.job
+    if job["state"] != "succeeded":
+        return replace(ended, finding=f"{job['state']}: {job['error'] or 'no reason given'}")
+    try:
+        return replace(ended, verified=True, finding=f"verified: {checks.check(job, ended.artifact, site)}")
+    except checks.WrongError as error:
+        return replace(ended, finding=f"WRONG: {error}")
+
+
+def unit(job: Json) -> str:
+    """The worker unit's name, without its host."""
+    return str(job["worker"]).partition("@")[0] or "-"
+
+
+def between(job: Json, first: str, last: str) -> str:
+    """The time from one of a job's moments to another."""
+    if not (job[first] and job[last]):
+        return "-"
+    return took((datetime.fromisoformat(job[last]) - datetime.fromisoformat(job[first])).total_seconds())
+
+
+def took(seconds: float) -> str:
+    """A time, as people read it."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def table(jobs: list[Ended]) -> Table:
+    """One row a job."""
+    rows = Table("kind", "lane", "pool", "worker", title="One job of every kind")
+    for column in ("queue wait", "run", "notify"):
+        rows.add_column(column, justify="right", no_wrap=True)
+    rows.add_column("result")
+    for ended in jobs:
+        job = ended.job
+        facts = job["kind"], job["lane"], job["pool"], unit(job)
+        times = (
+            between(job, "created_at", "started_at"),
+            between(job, "started_at", "finished_at"),
+            took(ended.notify_s),
+        )
+        rows.add_row(*facts, *times, ended.finding, style=None if ended.verified else "red")
+    return rows
