@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, e
 from jobs.models import Job, State
 from jobs.submit import Submission, submit
 from jobs.templatetags.headrace import duration
-from servers import ROOT, free_port, wait_until
+from servers import APP, BIN, ROOT, Process, free_port, wait_until
 
 PASSWORD = uuid.uuid4().hex
 SCREENSHOTS = ROOT / "var" / "screenshots"
@@ -41,16 +41,24 @@ def is_up(address: str) -> bool:
     return False
 
 
-@pytest.fixture
-def site(launch: Callable[..., Any], transactional_db: None) -> str:
+@pytest.fixture(scope="module")
+def site(django_db_setup: None, process_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The web tier on one port, as users see it: pages, static files, WebSockets."""
-    inner, outer = free_port(), free_port()
-    web = launch("web", "gunicorn", "config.wsgi", "-k", "gthread", "--threads", "4", "-b", f"127.0.0.1:{inner}")
-    edge = ["gunicorn", "-k", "asgi", "demo.edge:application", "-b", f"127.0.0.1:{outer}"]
-    front = launch("edge", *edge, DEMO_WEB_PORT=str(inner))
+    inner, outer, logs = free_port(), free_port(), tmp_path_factory.mktemp("site")
+    web = ["gunicorn", "config.wsgi", "-k", "gthread", "--threads", "4", "-b", f"127.0.0.1:{inner}"]
+    front = ["gunicorn", "-k", "asgi", "demo.edge:application", "-b", f"127.0.0.1:{outer}"]
+    env = {**process_env, "DEMO_WEB_PORT": str(inner)}
+    processes = [
+        Process(name, [str(BIN / argv[0]), *argv[1:]], logs / f"{name}.log", cwd=APP, env=env)
+        for name, argv in (("web", web), ("edge", front))
+    ]
     address = f"http://127.0.0.1:{outer}"
-    wait_until(lambda: web.alive() and front.alive() and is_up(address), why="the web tier answers")
-    return address
+    try:
+        wait_until(lambda: all(one.alive() for one in processes) and is_up(address), why="the web tier answers")
+        yield address
+    finally:
+        for one in processes:
+            one.stop()
 
 
 @pytest.fixture
@@ -58,13 +66,13 @@ def ada(transactional_db: None) -> Any:
     return get_user_model().objects.create_user("ada", password=PASSWORD)
 
 
-@pytest.fixture
-def browser(ada: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.fail("Chromium is not installed; run `make test`, or `apt install chromium` first.")
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # Playwright's loop runs in this thread; so do our queries
-    with sync_playwright() as playwright:
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # Playwright's loop runs in this thread; so do our queries
         running = playwright.chromium.launch(executable_path=program, args=QUIET)
         yield running
         running.close()
@@ -74,7 +82,7 @@ Visit = Callable[..., Page]
 
 
 @pytest.fixture
-def visit(browser: Browser, site: str) -> Iterator[Visit]:
+def visit(browser: Browser, site: str, ada: Any) -> Iterator[Visit]:
     """A signed-in page; whatever its console complains about fails the test."""
     complaints: list[str] = []
     contexts: list[BrowserContext] = []
