@@ -1,0 +1,240 @@
+"""The local cluster with nothing but Docker: containers that are whole Debian hosts, with systemd and ssh.
+
+    make cluster               bring the inventory's machines up and provision them
+    make cluster ARGS=status   what runs
+    make cluster ARGS=down     nothing of it stays: containers, network
+
+`vagrant up` makes the same machines, from the same inventory. HEADRACE_CPU_WORKERS=3 adds cpu2 and cpu3;
+HEADRACE_INVENTORY=deploy/inventories/small is another set of machines.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv/bin"
+STATE = ROOT / "var/cluster"
+KEY = STATE / "id_ed25519"
+INVENTORY = os.environ.get("HEADRACE_INVENTORY", "deploy/inventories/local")
+NETWORK, SUBNET = "headrace", "172.30.56.0/24"
+LABEL = "headrace.cluster"
+BOOT_S = 120
+
+# What systemd needs to run a container as a host. Not --privileged: that asks for more than some machines can give.
+HOST_ARGS = [
+    "--cgroupns=private",
+    "--cap-add=SYS_ADMIN",
+    "--cap-add=NET_ADMIN",
+    "--security-opt=seccomp=unconfined",
+    "--security-opt=apparmor=unconfined",
+    "--tmpfs=/run",
+    "--tmpfs=/run/lock",
+]
+
+Machine = dict[str, Any]
+Machines = dict[str, Machine]
+
+
+class ClusterError(RuntimeError):
+    """Something is not as it must be; the message says what, and how to mend it."""
+
+
+def run(*argv: str | Path, check: bool = True) -> str:
+    """The output of a program."""
+    done = subprocess.run([str(arg) for arg in argv], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    if check and done.returncode != 0:
+        raise ClusterError(f"{' '.join(map(str, argv[:3]))} failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout.strip()
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def in_parallel(work: Callable[[str], None], names: Iterable[str]) -> None:
+    """Do it for every machine at once; the first failure is raised when all have ended."""
+    with ThreadPoolExecutor(max_workers=20) as pool:
+        for future in [pool.submit(work, name) for name in names]:
+            future.result()
+
+
+def machines() -> Machines:
+    """The inventory's hosts and their variables, by name."""
+    inventory = json.loads(run(BIN / "ansible-inventory", "-i", INVENTORY, "--list"))
+    hosts: Machines = inventory["_meta"]["hostvars"]
+    for name, host in hosts.items():
+        for fact in ("machine_ip", "machine_cores", "machine_memory_mb", "machine_release"):
+            if fact not in host:
+                raise ClusterError(f"{name} has no {fact} in {INVENTORY}: write it there.")
+    return hosts
+
+
+# ---- up -------------------------------------------------------------------------------------------------------------
+
+
+def up() -> None:
+    """Everything, from whatever is there already."""
+    began = time.monotonic()
+    subprocess.run([ROOT / "deploy/prepare"], check=True)  # noqa: S603
+    keep_cpu_workers()
+    wanted = machines()
+    for release in sorted({host["machine_release"] for host in wanted.values()}):
+        subprocess.run([ROOT / "deploy/images/machine/build", release], check=True)  # noqa: S603
+    remove(set(containers()) - set(wanted))
+    make_network()
+    cores = spread_cores(wanted)
+    in_parallel(lambda name: start(name, wanted[name], cores[name]), wanted)
+    in_parallel(lambda name: wait_until_up(name, wanted[name]), wanted)
+    write_readme(wanted)
+    say(f"{len(wanted)} machines are up after {time.monotonic() - began:.0f} s: {', '.join(sorted(wanted))}.")
+    provision()
+    say((STATE / "README").read_text())
+
+
+def keep_cpu_workers() -> None:
+    """A number of workers that was said once holds until the next; more_workers.py reads it."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    if said := os.environ.get("HEADRACE_CPU_WORKERS"):
+        (STATE / "cpu_workers").write_text(said)
+
+
+def containers() -> dict[str, str]:
+    """State of each container of ours, by the name of its machine."""
+    lines = run("docker", "ps", "--all", f"--filter=label={LABEL}", "--format={{.Names}} {{.State}}").splitlines()
+    return {name.removeprefix("headrace-"): state for name, state in map(str.split, lines)}
+
+
+def make_network() -> None:
+    if not run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}"):
+        run("docker", "network", "create", f"--label={LABEL}", f"--subnet={SUBNET}", NETWORK)
+
+
+def spread_cores(wanted: Machines) -> dict[str, str]:
+    """The cores of this machine that each of ours may use: as many as it shall have, and each core about as often."""
+    there = sorted(os.sched_getaffinity(0))
+    given, used = {}, 0
+    for name, host in sorted(wanted.items()):
+        count = min(host["machine_cores"], len(there))
+        if count < host["machine_cores"]:
+            say(f"{name} shall have {host['machine_cores']} cores, but there are {count} here: it gets these.")
+        given[name] = ",".join(str(there[(used + i) % len(there)]) for i in range(count))
+        used += count
+    return given
+
+
+def start(name: str, host: Machine, cores: str) -> None:
+    """A container that runs stays; one that was stopped is started; else it is made."""
+    state = containers().get(name)
+    if state == "running":
+        return
+    if state is not None:
+        run("docker", "start", f"headrace-{name}")
+        return
+    run(
+        *("docker", "run", "--detach", f"--label={LABEL}", f"--name=headrace-{name}", f"--hostname={name}"),
+        *(f"--network={NETWORK}", f"--ip={host['machine_ip']}", *HOST_ARGS),
+        *(f"--cpuset-cpus={cores}", f"--memory={host['machine_memory_mb']}m"),
+        f"headrace-machine:{host['machine_release']}",
+    )
+
+
+def wait_until_up(name: str, host: Machine) -> None:
+    """systemd has started everything, nothing of it failed, and one can log in."""
+    deadline = time.monotonic() + BOOT_S
+    state = ""
+    while state not in {"running", "degraded"} and time.monotonic() < deadline:
+        state = run("docker", "exec", f"headrace-{name}", "systemctl", "is-system-running", "--wait", check=False)
+        time.sleep(0.1)
+    if state != "running":
+        failed = run("docker", "exec", f"headrace-{name}", "systemctl", "--failed", "--no-legend", check=False)
+        logs = run("docker", "logs", "--tail=5", f"headrace-{name}", check=False)
+        raise ClusterError(f"{name} is {state or 'not up'} after its start: {failed or logs or 'it says nothing'}")
+    while run(*ssh(host), "echo in", check=False) != "in":
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{name} runs, but does not let us in: try {' '.join(ssh(host))}")
+        time.sleep(0.2)
+
+
+def ssh(host: Machine) -> list[str]:
+    """The command that logs in to a machine; what follows it is run there."""
+    options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+    shown = KEY.relative_to(ROOT)
+    return ["ssh", *(f"-o{option}" for option in options), f"-i{shown}", f"vagrant@{host['machine_ip']}"]
+
+
+def provision() -> None:
+    """The playbooks do the rest."""
+    if not (ROOT / "playbooks/site.yml").exists():
+        say("There is no playbooks/site.yml: the machines stay bare.")
+        return
+    done = subprocess.run([BIN / "ansible-playbook", "-i", INVENTORY, "playbooks/site.yml"], cwd=ROOT, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise ClusterError("The machines are up, but the playbook failed: mend it and run the same command again.")
+
+
+def write_readme(wanted: Machines) -> None:
+    """What one needs to use the cluster, for a person and for other programs' authors."""
+    rows = "\n".join(
+        f"  {name:<10}{host['machine_ip']:<16}Debian {host['machine_release']}" for name, host in sorted(wanted.items())
+    )
+    (STATE / "README").write_text(
+        f"The local cluster ({INVENTORY}):\n\n{rows}\n\n"
+        f"  log in       {' '.join(ssh({'machine_ip': 'ADDRESS'}))}\n"
+        f"  provision    .venv/bin/ansible-playbook -i {INVENTORY} playbooks/site.yml\n"
+        f"  host tests   HEADRACE_CLUSTER=1 .venv/bin/pytest tests/hosts\n"
+        f"  take down    make cluster ARGS=down\n"
+    )
+
+
+# ---- status, down ---------------------------------------------------------------------------------------------------
+
+
+def status() -> None:
+    """One line for each machine."""
+    found = containers()
+    for name, host in sorted(machines().items()):
+        say(f"{name:<10}{host['machine_ip']:<16}{found.get(name, 'absent')}")
+
+
+def remove(names: Iterable[str]) -> None:
+    in_parallel(lambda name: void(run("docker", "rm", "--force", "--volumes", f"headrace-{name}")), names)
+
+
+def void(_: object) -> None:
+    """Forget a result."""
+
+
+def down() -> None:
+    """Nothing stays but images and what is in var/."""
+    remove(containers())
+    for network in run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}").split():
+        run("docker", "network", "rm", network)
+    for name in ("README", "cpu_workers"):
+        (STATE / name).unlink(missing_ok=True)
+    say("The cluster is gone.")
+
+
+def main() -> None:
+    """The command line; see the top of this file."""
+    parser = argparse.ArgumentParser(prog="make cluster", description="The local cluster, in containers.")
+    commands = {"up": up, "down": down, "status": status}
+    parser.add_argument("command", nargs="?", default="up", choices=commands)
+    try:
+        commands[parser.parse_args().command]()
+    except ClusterError as error:
+        say(str(error))
+        sys.exit(1)
+    except subprocess.CalledProcessError:
+        sys.exit(1)  # it has said why
+
+
+if __name__ == "__main__":
+    main()
