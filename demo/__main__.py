@@ -81,9 +81,15 @@ def demo(options: argparse.Namespace, console: Console) -> list[Ended]:
         say(table(jobs))
         if not options.once:
             say(summary(jobs) + "\n" + welcome(stack), markup=False, highlight=False, soft_wrap=True)
-            with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
-                asyncio.run(stack.watch())
+            until_interrupted(stack)
+            say("\nStopping.")
     return jobs
+
+
+def until_interrupted(stack: Stack) -> None:
+    """Watch the processes, until somebody has seen enough."""
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(stack.watch())
 
 
 def summary(jobs: list[Ended]) -> str:

@@ -1,4 +1,7 @@
-"""Whether a job came to what it should: each kind's result is held against something the workers did not make."""
+"""Whether a job came to what it should: each kind's result is held against something that no worker made.
+
+A check says in a few words what it has looked at, or raises WrongError.
+"""
 
 import hashlib
 import io
@@ -53,7 +56,7 @@ def picture(job: Json, artifact: bytes) -> "np.ndarray[Any, np.dtype[np.uint8]]"
 def whole_picture(job: Json, artifact: bytes, site: str) -> str:
     pixels = picture(job, artifact)
     expect(mandelbrot.verify(job["params"], job["result"]), "a strip that was computed again differs")
-    return f"{pixels.shape[1]} x {pixels.shape[0]}, a strip recomputed"
+    return f"{pixels.shape[1]} x {pixels.shape[0]}, a strip"
 
 
 def poster(job: Json, artifact: bytes, site: str) -> str:
@@ -62,7 +65,7 @@ def poster(job: Json, artifact: bytes, site: str) -> str:
     again = mandelbrot.render(params, mandelbrot.Rect(left, top, SEAM, SEAM), mandelbrot.silent).pixels
     same = np.array_equal(pixels[top : top + SEAM, left : left + SEAM], again)
     expect(same, "a square across four tiles, drawn again, differs")
-    return f"{params.width} x {params.height}, a seam recomputed"
+    return f"{params.width} x {params.height}, a seam"
 
 
 def fetch(job: Json, artifact: bytes, site: str) -> str:
@@ -71,7 +74,7 @@ def fetch(job: Json, artifact: bytes, site: str) -> str:
     expect(result["redirects"] == hops, f"the redirects are {result['redirects']}")
     expect((result["status"], result["size"]) == (200, len(body)), f"{result['status']}, {result['size']} bytes")
     expect(result["sha256"] == hashlib.sha256(body).hexdigest(), "the sha256 is not that of the page")
-    return f"{len(body)} bytes after a redirect"
+    return f"{len(body)} bytes, redirected"
 
 
 def linkcheck(job: Json, artifact: bytes, site: str) -> str:
@@ -85,7 +88,7 @@ def synthetic(kind: Any) -> Callable[[Json, bytes, str], str]:
 
     def check(job: Json, artifact: bytes, site: str) -> str:
         expect(kind.verify(job["params"], job["result"]), "its check differs")
-        return "its check recomputed"
+        return "its check"
 
     return check
 

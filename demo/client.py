@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -49,7 +49,7 @@ class Client:
     """One user of one Headrace."""
 
     def __init__(self, address: str, token: str, console: Console) -> None:
-        self.console = console
+        self.console, self.drawn = console, console.is_terminal
         self.headers = {"Authorization": f"Bearer {token}"}
         self.sockets = address.replace("http", "ws", 1)
         self.http = httpx.AsyncClient(base_url=address, headers=self.headers, timeout=30, trust_env=False)
@@ -58,10 +58,9 @@ class Client:
         """Submit, follow and verify one job of every kind."""
         async with self.http:
             kinds = (await self.ask("GET", "/api/kinds")).json()["items"]
-            jobs = [(await self.ask("POST", "/api/jobs", one)).json() for one in submissions(kinds, site)]
             try:
                 async with asyncio.timeout(PATIENCE_S):
-                    ended = await self.follow_all(jobs)
+                    ended = await self.all_of(list(submissions(kinds, site)))
             except TimeoutError as error:
                 raise DemoError(f"The jobs had not all ended after {PATIENCE_S:.0f} s.") from error
         return [checked(one, site) for one in ended]
@@ -74,52 +73,55 @@ class Client:
         problem = answer.headers.get("content-type", "").startswith("application/problem+json")
         raise DemoError(f"{method} {path}: {answer.json()['detail'] if problem else answer.status_code}")
 
-    async def follow_all(self, jobs: list[Json]) -> list[Ended]:
+    async def all_of(self, bodies: list[Json]) -> list[Ended]:
         """All side by side, each with a bar of its own (or a line, where there is no terminal)."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
-            return await asyncio.gather(*(self.follow(job, bars) for job in jobs))
+        kind, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+        with Progress(
+            kind, BarColumn(), TimeElapsedColumn(), note, console=self.console, disable=not self.drawn
+        ) as bars:
+            return await asyncio.gather(*(self.one(body, bars) for body in bodies))
 
-    async def follow(self, job: Json, bars: Progress) -> Ended:
-        """Follow one job to its end, whatever connections it takes: the server tells again where the job is."""
+    async def one(self, body: Json, bars: Progress) -> Ended:
+        """Submit a job, follow it to its end, and fetch what it came to."""
+        job = (await self.ask("POST", "/api/jobs", body)).json()
         bar = bars.add_task(f"{job['kind']} on {job['lane']}", total=1.0, note="")
-        address = self.sockets + job["ws_url"]
-        async for socket in connect(address, additional_headers=self.headers, proxy=None):
-            with contextlib.suppress(ConnectionClosed):
-                async for text in socket:
-                    job, told_at = json.loads(text).get("job", job), datetime.now(UTC)
-                    note = job["state"] if job["state"] != "running" else job["note"]
-                    bars.update(bar, completed=job["progress"], note=note)
-                    if job["state"] in FINISHED:
-                        return await self.fetched(job, told_at)
-            if 4000 <= (socket.close_code or 0) < 5000:  # the server's own codes: it will not say more next time
-                raise DemoError(f"The WebSocket {job['ws_url']} was closed with {socket.close_code}.")
-        raise AssertionError("connect() goes on for ever")
-
-    async def fetched(self, job: Json, told_at: datetime) -> Ended:
-        """What the job came to."""
-        if not self.console.is_terminal:
+        job, told_at = await self.follow(job, lambda now: show(bars, bar, now))
+        if not self.drawn:
             self.console.print(f"{job['kind']} on {unit(job)}: {job['state']}")
         notify_s = (told_at - datetime.fromisoformat(job["finished_at"])).total_seconds()
         job = (await self.ask("GET", job["url"])).json()
         artifact = (await self.ask("GET", job["artifact_url"])).content if job["artifact_url"] else b""
         return Ended(job, artifact, notify_s)
 
+    async def follow(self, job: Json, tell: Callable[[Json], None]) -> tuple[Json, datetime]:
+        """The job when it has ended, and when we knew. A broken connection is made again; nothing is missed."""
+        address = self.sockets + job["ws_url"]
+        async for socket in connect(address, additional_headers=self.headers, proxy=None):
+            with contextlib.suppress(ConnectionClosed):
+                async for text in socket:
+                    job, told_at = json.loads(text).get("job", job), datetime.now(UTC)
+                    tell(job)
+                    if job["state"] in FINISHED:
+                        return job, told_at
+            if 4000 <= (socket.close_code or 0) < 5000:  # the server's own codes: it will not say more next time
+                raise DemoError(f"The WebSocket {job['ws_url']} was closed with {socket.close_code}.")
+        raise AssertionError("connect() goes on for ever")
+
+
+def show(bars: Progress, bar: TaskID, job: Json) -> None:
+    """What the bar of a job says."""
+    bars.update(bar, completed=job["progress"], note=job["note"] if job["state"] == "running" else job["state"])
+
 
 def checked(ended: Ended, site: str) -> Ended:
     """With what checking its result says."""
     job = ended.job
     if job["state"] != "succeeded":
-        return replace(ended, finding=f"{job['state']}: {job['error'] or 'no reason given'}")
+        return replace(ended, finding=f"NO: it {job['state']}: {job['error'] or 'no reason given'}")
     try:
-        return replace(ended, verified=True, finding=f"verified: {checks.check(job, ended.artifact, site)}")
+        return replace(ended, verified=True, finding=checks.check(job, ended.artifact, site))
     except checks.WrongError as error:
-        return replace(ended, finding=f"WRONG: {error}")
+        return replace(ended, finding=f"NO: {error}")
 
 
 def unit(job: Json) -> str:
@@ -136,7 +138,7 @@ def between(job: Json, first: str, last: str) -> str:
 
 def took(seconds: float) -> str:
     """A time, as people read it."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 
 def table(jobs: list[Ended]) -> Table:
@@ -144,7 +146,7 @@ def table(jobs: list[Ended]) -> Table:
     rows = Table("kind", "lane", "pool", "worker", title="One job of every kind")
     for column in ("queue wait", "run", "notify"):
         rows.add_column(column, justify="right", no_wrap=True)
-    rows.add_column("result")
+    rows.add_column("verified")
     for ended in jobs:
         job = ended.job
         facts = job["kind"], job["lane"], job["pool"], unit(job)

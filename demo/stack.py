@@ -106,13 +106,14 @@ class Stack:
         self.redis_password, self.secret_key = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
         self.logs = VAR / "logs" / str(port)  # by port, so that two demos do not write to one file
         self.units: list[Unit] = []
+        self.http = httpx.Client(base_url=self.address, timeout=10, trust_env=False)
 
     def __enter__(self) -> Self:
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
             for old in self.logs.glob("*.log"):
                 old.unlink()
-            self.state = Path(tempfile.mkdtemp(prefix="state-", dir=VAR))
+            self.state = Path(tempfile.mkdtemp(prefix=f"state-{self.port}-", dir=VAR))
         except OSError as error:
             raise DemoError(f"{error.filename} cannot be written: run the demo in a checkout of your own.") from error
         return self
@@ -134,7 +135,6 @@ class Stack:
         self._spawn("site", [sys.executable, "-m", "demo.serve_site", str(self.site_port)])
         wait_until(lambda: answers(self.redis_port), "Redis", self.units)
         self._spawn_edge()
-        self._spawn("beat", [BIN / "celery", "-A", "config", "beat", "-s", self.state / "schedule"])
         self._manage("migrate", "--verbosity", "0")
         self._spawn_web()
         for name, (lane, command) in workers.items():
@@ -143,6 +143,7 @@ class Stack:
         self._make_user()
         wait_until(self._web_is_ready, "The web process", self.units)
         wait_until(lambda: self._workers_seen() >= len(workers), "Every worker", self.units)
+        self._spawn("beat", [BIN / "celery", "-A", "config", "beat", "-s", self.state / "schedule"])
 
     def _spawn_edge(self) -> None:
         options = ["-k", "asgi", "-b", f"127.0.0.1:{self.port}", *GUNICORN]
@@ -220,8 +221,7 @@ class Stack:
 
     def get(self, path: str) -> httpx.Response:
         """Ask the edge, as the demo's user. The environment's proxies are for others."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx.get(self.address + path, headers=headers, timeout=10, trust_env=False)
+        return self.http.get(path, headers={"Authorization": f"Bearer {self.token}"})
 
     def _web_is_ready(self) -> bool:
         with contextlib.suppress(httpx.TransportError):

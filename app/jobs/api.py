@@ -197,6 +197,7 @@ def _database_away(request: HttpRequest, error: DatabaseError) -> HttpResponse:
 
 
 def _answer(data: Any, status: int = 200, **headers: str) -> HttpResponse:
+    headers["Cache-Control"] = "no-store"
     return HttpResponse(json.dumps(data), status=status, content_type="application/json", headers=headers)
 
 
@@ -361,7 +362,8 @@ def _document(api: NinjaAPI) -> OpenAPISchema:
 
 def _any_kind(submission: dict[str, Any]) -> dict[str, Any]:
     """One alternative for each kind, so that the document says which params go with it."""
-    return {**submission, "anyOf": [_of_kind(submission, kind) for kind in submit.available_kinds().values()]}
+    kinds = [_of_kind(submission, kind) for kind in submit.available_kinds().values()]
+    return {**submission, "anyOf": kinds, "example": {"kind": "digest", "params": {"text": "to be or not to be"}}}
 
 
 def _of_kind(submission: dict[str, Any], kind: Kind) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from fleet.services import heartbeat
+from fleet.models import Worker
 from jobs.leader import lead
 from jobs.submit import Submission, submit
 
@@ -35,7 +35,7 @@ def test_hung_broker_is_reported_soon_and_does_not_make_it_unready(broker: Any) 
 
 def test_metrics_tell_of_lanes_workers_and_the_leader(user: Any, empty_broker: Any) -> None:
     submit(user.pk, [Submission("digest", {}) for _ in range(3)])
-    heartbeat("cpu-1@host", "host", "cpu", "prefork", 4, 1)
+    Worker.objects.create(name="cpu-1@host", host="host", lane="cpu", pool="prefork", concurrency=4, running=1)
     lead("sweeper", "host:1", 30)
     page = Client().get("/metrics").content.decode()
     for line in (

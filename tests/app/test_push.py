@@ -390,10 +390,13 @@ def test_vanished_clients_leave_nothing_behind(push: Push, user: Any, token: str
         by_socket = request_of(f"/ws/jobs/{job.pk}", token, *UPGRADE)
         raw.sendall(by_socket if number % 2 else request_of(f"/api/jobs/{job.pk}/events", token))
     wait_until(lambda: push.gauge("watchers") == 20, why="all follow")
-    for number, raw in enumerate(raws):
-        vanish(raw) if number % 3 else raw.close()
-        bump(job)
-    wait_until(lambda: push.gauge("watchers") == 0, why="nobody follows")
+    for raw in raws[:10]:
+        vanish(raw)
+        bump(job)  # somebody writes to them
+    wait_until(lambda: push.gauge("watchers") == 10, 10, "those who were reset are forgotten")
+    for raw in raws[10:]:
+        raw.close()
+    wait_until(lambda: push.gauge("watchers") == 0, 10, "so are those who left quietly, with nothing to tell them")
     wait_until(lambda: push.gauge("tasks") <= idle, why="their tasks have ended")
     assert not re.search(r'"level": "error"|\[ERROR\]|Traceback', push.process.output())
 
@@ -477,6 +480,30 @@ def test_quiet_job_gives_a_sign_of_life(rows: dict[uuid.UUID, Job], monkeypatch:
     assert asyncio.run(first_three()) == [job, None, None]
     assert json.loads(message_of(None))["type"] == "alive"
     assert len(watch.WATCHER) == 0
+
+
+def test_change_during_a_read_is_not_left_to_the_poll(
+    rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(owner_id=1, kind="digest", version=1)
+    rows[job.pk] = job
+    slow = watch._jobs
+
+    async def overtaken(ids: Any) -> Any:
+        found = await slow(ids)
+        monkeypatch.setattr(watch, "_jobs", slow)
+        rows[job.pk] = Job(pk=job.pk, owner_id=1, kind="digest", version=2)
+        watch.WATCHER._wake(job.pk)  # the row changed after it was read
+        return found
+
+    async def first_two() -> list[int]:
+        changes = watch.follow(job.pk, 1)
+        seen = [(await asyncio.wait_for(anext(changes), PATIENCE_S)) for _ in range(2)]
+        await changes.aclose()
+        return [one.version for one in seen if one]
+
+    monkeypatch.setattr(watch, "_jobs", overtaken)
+    assert asyncio.run(first_two()) == [1, 2]
 
 
 def test_outage_while_following_is_waited_out(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
