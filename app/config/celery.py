@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import beat_init, setup_logging, worker_ready, worker_shutting_down
 from kombu import Exchange, Queue
 from kombu.transport.virtual.exchange import TopicExchange
 
@@ -12,6 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 from django.conf import settings
 
+from config import notify
 from config.lanes import Lane, LaneTable
 
 
@@ -105,3 +106,16 @@ app.steps["worker"].add("jobs.lease:LeaseKeeper")
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def keep_our_logging(**_: Any) -> None:
     """Connected, so Celery leaves logging alone: Django's LOGGING has already set it up."""
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+@beat_init.connect  # type: ignore[untyped-decorator]
+def is_up(**_: Any) -> None:
+    """The worker consumes, or beat ticks: systemd may go on."""
+    notify.ready()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def is_draining(**_: Any) -> None:
+    """A warm shutdown has begun; it ends when the running jobs have."""
+    notify.stopping()

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
+from config import notify
 from jobs.leader import lead, resign
 from jobs.sweeper import sweep
 
@@ -38,6 +39,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         me = f"{socket.gethostname()}:{os.getpid()}"
+        notify.ready()
         while not stop.is_set():
             _round(me)
             stop.wait(settings.ENV.sweep_s)
