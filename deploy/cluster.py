@@ -33,6 +33,7 @@ HOST_ARGS = [
     "--cgroupns=private",
     "--cap-add=SYS_ADMIN",
     "--cap-add=NET_ADMIN",
+    "--cap-add=SYS_PTRACE",  # for units that have both PrivateUsers= and ProtectProc=, like Debian's Redis
     "--security-opt=seccomp=unconfined",
     "--security-opt=apparmor=unconfined",
     "--tmpfs=/run",
