@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,19 @@ def test_no_role_and_no_playbook_names_our_application() -> None:
             if not line.lstrip().startswith("#") and OURS.search(line):
                 named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert named == []
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from strings(item)
+
+
+@pytest.mark.parametrize("path", files("*.yml"), ids=lambda path: str(path.relative_to(PLAYBOOKS)))
+def test_a_group_of_a_regular_expression_is_not_a_backslash_and_a_digit(path: Path) -> None:
+    r"""Ansible doubles backslashes itself: in a block, where YAML takes none away, a group is \1, not \\1."""
+    assert [text for text in strings(load(path)) if re.search(r"\\\\\d", text)] == []
 
 
 def test_ansible_accepts_every_default_on_every_host(tmp_path: Path) -> None:
