@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
 STATE = ROOT / "var/cluster"
 KEY = STATE / "id_ed25519"
+SSH_CONFIG = STATE / "ssh_config"
 INVENTORY = os.environ.get("HEADRACE_INVENTORY", "deploy/inventories/local")
 NETWORK, SUBNET = "headrace", "172.30.56.0/24"
 LABEL = "headrace.cluster"
@@ -90,11 +91,12 @@ def up() -> None:
     subprocess.run([ROOT / "deploy/prepare"], check=True)  # noqa: S603
     keep_cpu_workers()
     wanted = machines()
+    write_ssh_config(wanted)
     ready()
     remove(set(containers()) - set(wanted))
     cores = spread_cores(wanted)
     in_parallel(lambda name: start(name, wanted[name], cores[name]), wanted)
-    in_parallel(lambda name: wait_until_up(name, wanted[name]), wanted)
+    in_parallel(wait_until_up, wanted)
     say(f"{len(wanted)} machines are up after {time.monotonic() - began:.0f} s: {', '.join(sorted(wanted))}.")
     if subprocess.run(play("site.yml"), cwd=ROOT, check=False).returncode != 0:  # noqa: S603
         raise ClusterError("The machines are up, but the playbook failed: mend it and run the same command again.")
@@ -172,7 +174,7 @@ def container_arguments(name: str, host: Machine, cores: str) -> list[str]:
     ]
 
 
-def wait_until_up(name: str, host: Machine) -> None:
+def wait_until_up(name: str) -> None:
     """systemd has started everything, nothing of it failed, and one can log in."""
     deadline = time.monotonic() + BOOT_S
     state = ""
@@ -183,17 +185,25 @@ def wait_until_up(name: str, host: Machine) -> None:
         failed = run("docker", "exec", f"headrace-{name}", "systemctl", "--failed", "--no-legend", check=False)
         logs = run("docker", "logs", "--tail=5", f"headrace-{name}", check=False)
         raise ClusterError(f"{name} is {state or 'not up'} after its start: {failed or logs or 'it says nothing'}")
-    while run(*ssh(host), "echo in", check=False) != "in":
+    while run(*ssh(name), "echo in", check=False) != "in":
         if time.monotonic() > deadline:
-            raise ClusterError(f"{name} runs, but does not let us in: try {' '.join(ssh(host))}")
+            raise ClusterError(f"{name} runs, but does not let us in: try {' '.join(map(str, ssh(name)))}")
         time.sleep(0.2)
 
 
-def ssh(host: Machine) -> list[str]:
+def ssh(name: str) -> list[str | Path]:
     """The command that logs in to a machine; what follows it is run there."""
-    options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
-    shown = KEY.relative_to(ROOT)
-    return ["ssh", *(f"-o{option}" for option in options), f"-i{shown}", f"vagrant@{host['machine_ip']}"]
+    return ["ssh", "-F", SSH_CONFIG.relative_to(ROOT), name]
+
+
+def write_ssh_config(wanted: Machines) -> None:
+    """Addresses and the key, so that a machine is reached by its name."""
+    options = ["User vagrant", f"IdentityFile {KEY}", "IdentitiesOnly yes", "BatchMode yes", "LogLevel ERROR"]
+    # machines here are made and thrown away many times a day, each with new host keys
+    options += ["StrictHostKeyChecking no", "UserKnownHostsFile /dev/null"]
+    blocks = [f"Host {name}\n  HostName {host['machine_ip']}\n" for name, host in sorted(wanted.items())]
+    STATE.mkdir(parents=True, exist_ok=True)
+    SSH_CONFIG.write_text("".join(blocks) + "Host *\n" + "".join(f"  {option}\n" for option in options))
 
 
 def play(playbook: str) -> list[str | Path]:
@@ -215,7 +225,7 @@ def welcome() -> None:
         f"The local cluster ({INVENTORY}):\n\n{rows}\n\n"
         f"  open         https://{edge_address()}/ (its certificate is {(secrets / 'edge.crt').relative_to(ROOT)})\n"
         f"  sign in      demo, {(secrets / 'login_demo').read_text().strip()}\n"
-        f"  log in       {' '.join(ssh({'machine_ip': 'ADDRESS'}))}\n"
+        f"  log in       {' '.join(map(str, ssh('NAME')))}\n"
         f"  provision    .venv/bin/ansible-playbook -i {INVENTORY} playbooks/site.yml\n"
         f"  host tests   .venv/bin/pytest tests/hosts --cluster running\n"
         f"  take down    make cluster ARGS=down (or vagrant destroy -f, where Vagrant brought it up)\n"
@@ -236,6 +246,7 @@ def for_vagrant() -> None:
     if not KEY.exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "headrace-cluster", "-f", KEY)
     wanted = machines()
+    write_ssh_config(wanted)
     cores = spread_cores(wanted)
     arguments = {name: container_arguments(name, host, cores[name]) for name, host in wanted.items()}
     say(json.dumps({name: {**host, "create_args": arguments[name]} for name, host in wanted.items()}))
