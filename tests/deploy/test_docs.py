@@ -110,3 +110,46 @@ def test_three_machines_are_reached_like_the_others_of_the_local_cluster() -> No
     assert {key: small["s1"][key] for key in way} == {key: local["edge1"][key] for key in way}
     assert {host["machine_release"] for host in small.values()} == {"trixie", "bookworm"}
     assert not {host["machine_ip"] for host in small.values()} & {host["machine_ip"] for host in local.values()}
+
+
+# The inventory to copy
+
+EXAMPLE = INVENTORIES / "production.example"
+
+
+def wanted_secrets() -> list[str]:
+    """As playbooks/roles/fleet/vars/main.yml lists them."""
+    return ["database_password", "broker_password", "broker_admin_password", *profile()["secrets"]]
+
+
+def of_a_size(listed: Json, cores: int, memory_mb: int) -> dict[str, Json]:
+    """The hosts of an inventory as they would be if each were of that size."""
+    hosts = listed["_meta"]["hostvars"]
+    return {name: {**host, "ansible_facts": facts(cores, memory_mb)} for name, host in hosts.items()}
+
+
+def troubles(listed: Json, hostvars: Mapping[str, Json], secrets: Mapping[str, str]) -> list[str]:
+    """What preflight would say before a run."""
+    found = fleet.preflight(hostvars, groups_of(listed), profile(), LIMITS)
+    return found + fleet.missing_secrets(secrets, wanted_secrets())
+
+
+@pytest.mark.parametrize(("cores", "memory_mb"), [(1, 1024), (2, 4096), (4, 8192)])
+def test_the_example_lacks_nothing_but_its_secrets(cores: int, memory_mb: int) -> None:
+    listed = inventory("production.example")
+    given = listed["_meta"]["hostvars"]["web1"].get("headrace_secrets", {})
+    found = troubles(listed, of_a_size(listed, cores, memory_mb), given)
+    assert len(found) == len(wanted_secrets())
+    assert all(sentence.startswith("The secret ") and "is missing" in sentence for sentence in found), found
+
+
+def test_the_example_names_every_secret_and_holds_none() -> None:
+    named = yaml.safe_load((EXAMPLE / "group_vars/all/vault.yml.example").read_text())["headrace_secrets"]
+    assert sorted(named) == sorted(wanted_secrets())
+    assert not any(named.values())
+
+
+def test_the_example_uses_addresses_of_nobody() -> None:
+    addresses = [host["ansible_host"] for host in inventory("production.example")["_meta"]["hostvars"].values()]
+    assert all(address.startswith("192.0.2.") for address in addresses)
+    assert len(set(addresses)) == len(addresses)
