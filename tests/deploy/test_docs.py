@@ -2,8 +2,14 @@
 
 import importlib.util
 import json
+import os
+import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,8 +17,6 @@ import pytest
 import yaml
 
 from servers import BIN, ROOT
-
-pytest.importorskip("ansible", reason="Ansible is not installed here: requirements/deploy.txt has it.")
 
 INVENTORIES = ROOT / "deploy/inventories"
 LIMITS = {"database": 200, "broker": 4000, "reserve": 15}
@@ -29,6 +33,7 @@ def load_fleet() -> ModuleType:
 
 
 fleet = load_fleet()
+sizing = sys.modules[fleet.size_lanes.__module__]
 
 
 def profile() -> Json:
@@ -153,3 +158,165 @@ def test_the_example_uses_addresses_of_nobody() -> None:
     addresses = [host["ansible_host"] for host in inventory("production.example")["_meta"]["hostvars"].values()]
     assert all(address.startswith("192.0.2.") for address in addresses)
     assert len(set(addresses)) == len(addresses)
+
+
+# docs/deploy.md
+
+PAGES = ["README.md", "docs/architecture.md", "docs/deploy.md", "docs/sizing.md"]
+CODE = [ROOT / "playbooks", ROOT / "deploy/apps", ROOT / "deploy/sizing.py"]
+BY_ANSIBLE = {"ansible_host", "ansible_user"}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page(name), re.MULTILINE | re.DOTALL)
+
+
+def rows(name: str, heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without its head."""
+    section = page(name).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+@cache
+def code() -> str:
+    """Everything that could read a variable or say a sentence, with no more than one space in a row."""
+    files = [path for root in CODE for path in ([root] if root.is_file() else sorted(root.rglob("*")))]
+    text = " ".join(path.read_text() for path in files if path.is_file() and path.suffix != ".pyc")
+    return " ".join(text.split())
+
+
+def documented() -> dict[str, str]:
+    """Variable -> its default, from the table."""
+    table = rows("docs/deploy.md", "What each variable does")
+    return {cells[0].strip("`"): cells[1] for cells in table}
+
+
+def test_every_variable_of_the_table_is_read_somewhere() -> None:
+    assert len(documented()) > 20
+    unread = [name for name in documented() if not re.search(rf"\b{name}\b", code())]
+    assert set(unread) <= BY_ANSIBLE
+
+
+def test_every_variable_of_the_example_is_in_the_table() -> None:
+    hostvars = inventory("production.example")["_meta"]["hostvars"].values()
+    assert {name for host in hostvars for name in host} - set(documented()) == set()
+
+
+def test_the_defaults_in_the_table_are_those_of_the_roles() -> None:
+    defaults: Json = {}
+    for path in ROOT.glob("playbooks/roles/*/defaults/main.yml"):
+        defaults |= yaml.safe_load(path.read_text()) or {}
+    shown = {name: yaml.safe_load(cell.strip("`")) for name, cell in documented().items() if cell.startswith("`")}
+    plain = {name: value for name, value in defaults.items() if name in shown and "{{" not in str(value)}
+    assert len(plain) > 10
+    assert {name: shown[name] for name in plain} == plain
+
+
+def test_the_sentences_of_the_troubleshooting_table_are_said_somewhere() -> None:
+    said = code().replace('" f"', "").replace('" "', "")  # a sentence over two lines
+    fragments = [part for cells in rows("docs/deploy.md", "Troubleshooting") for part in cells[0].split("`")[1::2]]
+    assert len(fragments) > 10
+    assert [part for part in fragments if part not in said] == []
+
+
+def test_the_three_machines_of_the_page_are_planned_as_it_shows(tmp_path: Path) -> None:
+    (written,) = [block for block in blocks("docs/deploy.md", "yaml") if "hosts:\n    s1:" in block]
+    (tmp_path / "hosts.yml").write_text(written)
+    listed = inventory(str(tmp_path))
+    in_small = {name: hosts for name, hosts in groups_of(inventory("small")).items() if hosts}
+    assert {name: hosts for name, hosts in groups_of(listed).items() if hosts} == in_small
+    hostvars = of_a_size(listed, 2, 2048)
+    assert troubles(listed, hostvars, dict.fromkeys(wanted_secrets(), "x" * 60)) == []
+    shown = blocks("docs/deploy.md", "text")[0]
+    assert shown.splitlines() == fleet.draw_plan(plans(hostvars, groups_of(listed)).values())
+
+
+def test_the_command_of_the_page_makes_a_vault_with_every_secret(tmp_path: Path) -> None:
+    (command,) = [block for block in blocks("docs/deploy.md", "sh") if "ansible-vault encrypt" in block]
+    comment = (EXAMPLE / "group_vars/all/vault.yml.example").read_text().replace("#   ", "")
+    assert command.strip() in comment
+    vault, password = tmp_path / "vault.yml", tmp_path / "password"
+    password.write_text("only for a test")
+    here = command.replace(".venv/bin", str(BIN)).replace(
+        "deploy/inventories/production/group_vars/all/vault.yml", str(vault)
+    )
+    env = {**os.environ, "ANSIBLE_VAULT_PASSWORD_FILE": str(password)}
+    subprocess.run(["bash", "-euc", here], env=env, cwd=ROOT, check=True, capture_output=True)
+    assert vault.read_text().startswith("$ANSIBLE_VAULT;")
+    shown = subprocess.run(
+        [str(BIN / "ansible-vault"), "view", str(vault)], env=env, cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    secrets = yaml.safe_load(shown.stdout)["headrace_secrets"]
+    assert sorted(secrets) == sorted(wanted_secrets())
+    assert all(len(secret) >= 50 for secret in secrets.values())
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_page_links_to_exists(name: str) -> None:
+    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]*))?\)", page(name)):
+        linked = (ROOT / name).parent / target if target else ROOT / name
+        assert linked.exists(), f"{name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in headings}
+
+
+# docs/sizing.md
+
+SIZING = "$ .venv/bin/python deploy/sizing.py "
+
+
+def examples(name: str) -> list[tuple[str, str]]:
+    """The arguments of each sizing command that a page shows, and what it shows below."""
+    shown = [block.split("\n", 1) for block in blocks(name, "console")]
+    return [(command.removeprefix(SIZING), below) for command, below in shown]
+
+
+@pytest.mark.parametrize(("arguments", "below"), examples("docs/sizing.md"))
+def test_the_sizing_command_prints_what_the_page_shows(arguments: str, below: str) -> None:
+    argv = [sys.executable, "deploy/sizing.py", *shlex.split(arguments)]
+    run = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.stdout + run.stderr == below
+    assert run.returncode == (2 if run.stderr else 0)
+
+
+def test_every_sizing_command_of_the_pages_is_run() -> None:
+    mentioned = sum(page(name).count(SIZING.removeprefix("$ ") + "-") for name in PAGES)
+    assert mentioned == len(examples("docs/sizing.md")) > 5
+
+
+def test_the_inventories_of_the_sizing_page_are_planned_as_it_shows(tmp_path: Path) -> None:
+    written, shown = blocks("docs/sizing.md", "yaml"), blocks("docs/sizing.md", "text")
+    assert len(written) == len(shown) == 2
+    for number, (hosts, plan) in enumerate(zip(written, shown, strict=True)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "hosts.yml").write_text(hosts)
+        listed = inventory(str(folder))
+        drawn = fleet.draw_plan(plans(of_a_size(listed, 4, 8192), groups_of(listed)).values())
+        assert plan.splitlines() == drawn
+
+
+def test_the_memory_of_groups_is_divided_as_the_sizing_page_says() -> None:
+    section = page("docs/sizing.md").split("## A host with several groups")[1].split("\n## ")[0]
+    table = {name: int(number) for name, number in re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)}
+    assert table == fleet.LIGHT_MB | fleet.HEAVY
+
+
+def test_the_sizing_page_lists_what_may_be_overridden() -> None:
+    (item,) = re.findall(r"^- `headrace_overrides` may set.*?\.", page("docs/sizing.md"), re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", item)) - {"headrace_overrides"} == sizing.OVERRIDABLE
+
+
+def test_the_connections_of_three_machines_are_those_of_the_sizing_page() -> None:
+    listed = inventory("small")
+    planned = plans(of_a_size(listed, 2, 2048), groups_of(listed))
+    need = fleet.fleet_connections(planned.values(), LIMITS["reserve"])
+    text = " ".join(page("docs/sizing.md").split())
+    assert f"need {need['database']} connections to PostgreSQL and {need['broker']} to Redis" in text
