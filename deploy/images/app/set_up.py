@@ -1,7 +1,7 @@
 """What has to be done before anything else starts: `python -m deploy.images.app.set_up`.
 
-Brings the tables up to date, and makes the user of the laptop, whose password is a secret like the others. What is wrong
-with the secrets or the servers is said here, in one sentence, and nothing else starts.
+Brings the tables up to date, and makes the user of the laptop, whose password is a secret like the others. What is
+wrong with the secrets or the servers is said here, in one sentence, and nothing else starts.
 """
 
 import os
