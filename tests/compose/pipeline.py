@@ -21,9 +21,9 @@ ALWAYS = ["edge", "web", "push", *WORKERS.values(), "sweeper", "beat", "redis", 
 MEND = "sudo deploy/prepare compose (Debian), or install Docker with Compose v2"
 
 ASK = """
-import json
+import json, sys
 from config.celery import app
-asked = app.control.inspect(timeout=5)
+asked = app.control.inspect(timeout=10, limit=int(sys.argv[1]))  # the first so many: it need not wait for more
 print(json.dumps({"stats": asked.stats(), "queues": asked.active_queues()}))
 """
 
@@ -78,10 +78,14 @@ class Pipeline:
         done = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
+    def is_internal(self, network: str) -> bool:
+        argv = ["docker", "network", "inspect", "--format", "{{.Internal}}", network]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip() == "true"
+
     def ask_workers(self) -> dict[str, dict[str, Any]]:
         """What each live worker says of itself through Celery's inspect, by the host part of its name."""
-        [any_of_them, *_] = self.containers("worker-cpu")
-        answers = json.loads(self.run(any_of_them["Id"], "python", "-c", ASK).stdout)
+        workers = self.containers(*WORKERS.values())
+        answers = json.loads(self.run(workers[0]["Id"], "python", "-c", ASK, str(len(workers))).stdout)
         return {
             name.partition("@")[2]: {"stats": stats, "queues": answers["queues"][name]}
             for name, stats in answers["stats"].items()
