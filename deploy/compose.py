@@ -21,6 +21,7 @@ FOLDER = ROOT / os.environ.get("SECRETS_FOLDER", "var/secrets/compose")
 PULLED = re.compile(r"^(?:FROM| +image:) ((?:debian|nginx|postgres|redis):\S+)", re.MULTILINE)
 AUTHORITIES = ["/usr/local/share/ca-certificates/*.crt", "/etc/pki/ca-trust/source/anchors/*"]
 USER = "headrace"
+CLEAR_LINE = "\x1b[2K"  # Compose writes it even into a pipe
 
 
 class ComposeError(RuntimeError):
@@ -52,8 +53,10 @@ def keep(name: str, value: str) -> str:
 
 def write(name: str, value: str) -> str:
     """Readable for every user of a container, whatever its number; on this machine, the folder keeps others out."""
-    (FOLDER / name).write_text(value + "\n")
-    (FOLDER / name).chmod(0o644)
+    file = FOLDER / name
+    if not file.exists() or file.read_text() != value + "\n":
+        file.write_text(value + "\n")
+        file.chmod(0o644)
     return value
 
 
@@ -123,7 +126,7 @@ def up(options: list[str]) -> None:
     prepare()
     if run("docker", "compose", "up", "--build", "--detach", "--wait", "--remove-orphans", *options):
         run("docker", "compose", "ps", "--all", "--format", "table {{.Service}}\t{{.Status}}")
-        complaint = read("docker", "compose", "logs", "--no-log-prefix", "--tail", "1", "migrate")
+        complaint = read("docker", "compose", "logs", "--no-log-prefix", "--tail", "1", "migrate").removeprefix(CLEAR_LINE)
         raise ComposeError(f"Not all of it is up. migrate says: {complaint or 'nothing'}")
     say(welcome(read("docker", "compose", "port", "edge", "8080")))
 
