@@ -126,9 +126,16 @@ def up(options: list[str]) -> None:
     prepare()
     if run("docker", "compose", "up", "--build", "--detach", "--wait", "--remove-orphans", *options):
         run("docker", "compose", "ps", "--all", "--format", "table {{.Service}}\t{{.Status}}")
-        complaint = read("docker", "compose", "logs", "--no-log-prefix", "--tail", "1", "migrate").removeprefix(CLEAR_LINE)
-        raise ComposeError(f"Not all of it is up. migrate says: {complaint or 'nothing'}")
+        raise ComposeError(what_is_wrong())
     say(welcome(read("docker", "compose", "port", "edge", "8080")))
+
+
+def what_is_wrong() -> str:
+    """migrate runs before everything of ours, and finds out first."""
+    if read("docker", "compose", "ps", "--all", "--format", "{{.ExitCode}}", "migrate") in ("", "0"):
+        return "Not all of it is up: see the table above, and then docker compose logs SERVICE."
+    said = read("docker", "compose", "logs", "--no-log-prefix", "--tail", "1", "migrate").removeprefix(CLEAR_LINE)
+    return f"Not all of it is up. migrate says: {said}"
 
 
 def welcome(address: str) -> str:

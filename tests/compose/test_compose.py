@@ -222,6 +222,18 @@ def test_no_secrets_at_all_is_one_sentence_that_names_the_mend(pipeline):
     assert said.endswith("run make compose first")
 
 
+def test_new_secrets_for_an_old_volume_stop_the_start_with_a_sentence(pipeline):
+    right = (SECRETS / "postgres_password").read_text()
+    (SECRETS / "postgres_password").write_text("not-that-of-the-volume")
+    done = pipeline.front_door()
+    (SECRETS / "postgres_password").write_text(right)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert re.fullmatch(r"Not all of it is up\. migrate says: PostgreSQL does not let us in \(.*'down -v'\.", said), (
+        said
+    )
+
+
 # That it goes
 
 
