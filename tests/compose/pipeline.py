@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 from deploy.images.app import worker
 
 from config import lanes
@@ -90,6 +91,11 @@ class Pipeline:
             name.partition("@")[2]: {"stats": stats, "queues": answers["queues"][name]}
             for name, stats in answers["stats"].items()
         }
+
+    def http(self) -> httpx.Client:
+        """A client of the API."""
+        headers = {"Authorization": f"Bearer {self.token()}"}
+        return httpx.Client(base_url=self.address, headers=headers, timeout=30, trust_env=False)
 
     def token(self) -> str:
         printed = self.compose("exec", "-T", "web", "python", "manage.py", "create_api_token", "headrace").stdout

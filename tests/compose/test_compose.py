@@ -27,6 +27,7 @@ from compose.pipeline import (
     missing,
     planned,
 )
+from servers import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,8 @@ def test_live_workers_are_what_sizing_gives_their_limits(pipeline):
 def test_more_workers_are_one_option_away(pipeline):
     pipeline.compose("up", "--detach", "--wait", "--no-recreate", "--scale", "worker-cpu=3")
     assert len(assert_as_planned(pipeline)["cpu"]) == 3
-    headers = {"Authorization": f"Bearer {pipeline.token()}"}
-    lanes = httpx.get(f"{pipeline.address}/api/lanes", headers=headers, trust_env=False).json()["items"]
+    with pipeline.http() as http:
+        lanes = http.get("/api/lanes").json()["items"]
     assert {lane["name"]: len(lane["workers"]) for lane in lanes} == {"cpu": 3, "io": 1, "quick": 1}
 
 
@@ -118,6 +119,16 @@ def test_another_limit_is_another_concurrency(pipeline):
     less = {"WORKER_CPU_CORES": "1", "WORKER_CPU_MEMORY": "400m"}
     pipeline.compose("up", "--detach", "--wait", "--no-deps", "--scale", "worker-cpu=1", "worker-cpu", **less)
     assert assert_as_planned(pipeline)["cpu"] == [1] != before[:1]
+
+
+def test_a_worker_that_is_stopped_ends_its_job_first(pipeline):
+    with pipeline.http() as http:
+        job = http.post("/api/jobs", json={"kind": "wait", "params": {"lane": "cpu", "ms": 6000}}).json()
+        wait_until(lambda: http.get(job["url"]).json()["state"] == "running", why="the job runs")
+        pipeline.compose("stop", "worker-cpu")
+        job = http.get(job["url"]).json()
+    pipeline.compose("start", "worker-cpu")
+    assert (job["state"], job["attempt"]) == ("succeeded", 1)
 
 
 def test_a_worker_that_does_not_fit_says_so_in_one_sentence(pipeline):
