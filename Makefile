@@ -3,13 +3,16 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint cluster requirements
+.PHONY: help demo compose cluster test lint requirements
 
 help:  ## print this
 	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.demo  ## run all of it here and one job of every kind (ARGS=--once stops after that; ARGS='--port 8123')
 	@.venv/bin/python -m demo $(ARGS)
+
+compose:  ## the same in containers (ARGS='up --scale worker-cpu=3', ARGS=down, or what else docker compose takes)
+	@$(PYTHON) deploy/compose.py $(ARGS)
 
 cluster: .venv/.deploy  ## bring the local cluster up in containers and provision it (ARGS=status, ARGS=down); or: vagrant up
 	@.venv/bin/python deploy/cluster.py $(ARGS)
