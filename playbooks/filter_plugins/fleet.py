@@ -6,15 +6,17 @@ only tells it how much of the host the workers may have, when the host does othe
 
 import ipaddress
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy"))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from ansible.errors import AnsibleFilterError
-from sizing import LanePlan, SizingError, size_lanes
+from deploy.sizing import LanePlan, SizingError, size_lanes
 
 HEAVY = {"db": 4, "broker": 2, "web": 2, "workers": 6}
 """What fills its memory if it may: shares of what the others leave."""
@@ -23,6 +25,8 @@ LIGHT_MB = {"edge": 128, "beat": 192}
 SYSTEM_MB = 256
 SUPPORTED = {("Debian", "12"), ("Debian", "13")}
 LEAST_DISK_MB = 2048
+MOST_MEMORY_MB = 2**24
+MOST_MARKS = 48  # of a bar in the drawing
 
 Hostvars = Mapping[str, Mapping[str, Any]]
 Groups = Mapping[str, list[str]]
@@ -52,11 +56,14 @@ def fleet_memory(own_groups: Iterable[str], memory_mb: int) -> dict[str, int]:
     """How a host's memory is divided: MiB for each group that it is in, and for the system.
 
     The system keeps a tenth and at least 256 MiB, edge and beat get the little they need, and the heavy ones share the
-    rest by weight.
+    rest by weight. Where there is too little, who comes later gets less, or nothing.
     """
     mine = list(own_groups)
-    shares = {"system": max(SYSTEM_MB, memory_mb // 10), **{name: LIGHT_MB[name] for name in mine if name in LIGHT_MB}}
-    rest = max(0, memory_mb - sum(shares.values()))
+    wanted = {"system": max(SYSTEM_MB, memory_mb // 10), **{name: LIGHT_MB[name] for name in mine if name in LIGHT_MB}}
+    shares: dict[str, int] = {}
+    for name, size in wanted.items():
+        shares[name] = min(size, memory_mb - sum(shares.values()))
+    rest = memory_mb - sum(shares.values())
     heavy = {name: HEAVY[name] for name in mine if name in HEAVY}
     return shares | {name: rest * weight // sum(heavy.values()) for name, weight in heavy.items()}
 
@@ -70,27 +77,53 @@ def capacity_of(host: str, hostvars: Hostvars) -> tuple[int, int]:
 
 
 def _web(cores: int, memory_mb: int, web: Mapping[str, Any], overrides: Mapping[str, Any]) -> Json:
-    """gunicorn's processes: one a core, as long as they fit; and half as many for push."""
-    most = max(1, memory_mb // int(web["memory_mb"]) - 1)
-    push = max(1, cores // 2)
-    plan = {"workers": min(cores, most), "threads": int(web["threads"]), "push_workers": min(push, most)}
+    """gunicorn's processes: one a core and half as many for push, as long as they all fit, beside one for the rest."""
+    most = memory_mb // int(web["memory_mb"]) - 1
+    push = max(1, min(cores // 2, most // 3))
+    plan = {"workers": max(1, min(cores, most - push)), "threads": int(web["threads"]), "push_workers": push}
     return {key: int(overrides.get(key, value)) for key, value in plan.items()}
 
 
-def _lanes(host: str, hostvars: Hostvars, profile: Mapping[str, Any], memory_mb: int) -> list[LanePlan]:
+def _lanes(host: str, hostvars: Hostvars, groups: Groups, profile: Mapping[str, Any]) -> list[LanePlan]:
     table, facts = profile["celery"]["lanes"], hostvars[host]
     wanted = facts.get("headrace_lanes") or []
     if unknown := [name for name in wanted if name not in table]:
-        raise SizingError(f"{host} serves the lane {unknown[0]}, which the lane table has not ({', '.join(table)}).")
-    cores, memory = capacity_of(host, hostvars)
-    return size_lanes(
-        {name: table[name] for name in wanted},
-        cores,
-        memory,
-        overrides=facts.get("headrace_overrides") or {},
-        reserve_mb=memory - memory_mb,
-        host=host,
-    )
+        has = ", ".join(table)
+        raise SizingError(f"{host} serves the lane {unknown[0]}, which is none of {has}: mend its headrace_lanes.")
+    if not wanted:
+        return []  # preflight has its sentence on that
+    cores, memory_mb = capacity_of(host, hostvars)
+    mine = groups_of(host, groups)
+
+    def size(memory_mb: int) -> list[LanePlan]:
+        reserve = memory_mb - fleet_memory(mine, memory_mb)["workers"]
+        lanes, overrides = {name: table[name] for name in wanted}, facts.get("headrace_overrides") or {}
+        return size_lanes(lanes, cores, memory_mb, overrides=overrides, reserve_mb=reserve, host=host)
+
+    try:
+        return size(memory_mb)
+    except SizingError:
+        enough, share = _enough(size, memory_mb), fleet_memory(mine, memory_mb)["workers"]
+        if enough is None:
+            raise
+        raise SizingError(
+            f"{host} has {memory_mb} MB, of which {share} are its workers', too little for its lanes "
+            f"({', '.join(wanted)}): give it {enough} MB, or move a lane or a group to another host."
+        ) from None
+
+
+def _enough(size: Callable[[int], object], memory_mb: int) -> int | None:
+    """The least memory that can be planned; None: it is not for want of memory."""
+
+    def fits(memory_mb: int) -> bool:
+        try:
+            return bool(size(memory_mb))
+        except SizingError:
+            return False
+
+    more = range(memory_mb, MOST_MEMORY_MB)
+    found = bisect_left(more, True, key=fits)
+    return more[found] if found < len(more) else None
 
 
 def host_plan(host: str, hostvars: Hostvars, groups: Groups, profile: Mapping[str, Any]) -> Json:
@@ -100,7 +133,7 @@ def host_plan(host: str, hostvars: Hostvars, groups: Groups, profile: Mapping[st
     memory = fleet_memory(mine, memory_mb)
     plan: Json = {"host": host, "groups": mine, "cores": cores, "memory_mb": memory_mb, "shares_mb": memory}
     if "workers" in mine:
-        plan["lanes"] = [asdict(one) for one in _lanes(host, hostvars, profile, memory["workers"])]
+        plan["lanes"] = [asdict(one) for one in _lanes(host, hostvars, groups, profile)]
     if "web" in mine:
         plan["web"] = _web(cores, memory["web"], profile["web"], hostvars[host].get("headrace_web") or {})
     return plan
@@ -139,7 +172,7 @@ def fleet_open_ports(rules: Iterable[Mapping[str, Any]], host: str, hostvars: Ho
             continue
         peers = [peer for name in rule.get("from_groups", []) for peer in groups.get(name, [])]
         sources = [*rule.get("from", []), *fleet_addresses(peers, hostvars)]
-        if peers or sources or not rule.get("from_groups"):
+        if sources or not {"from", "from_groups"} & set(rule):  # an empty list lets nobody in, not everybody
             opened.append({"name": rule["name"], "ports": rule["ports"], **_by_family(sources)})
     return opened
 
@@ -158,7 +191,7 @@ def fleet_connections(plans: Iterable[Mapping[str, Any]], reserve: int) -> dict[
     A thread of gunicorn's or of a worker holds one of each; a push process two (its reader and its poll), a sweeper and
     beat one, and a worker unit three more (its lease thread, its consumer, its remote control).
     """
-    need = {"database": reserve, "broker": reserve}
+    need = {"database": int(reserve), "broker": int(reserve)}
     for plan in plans:
         web = plan.get("web")
         if web:
@@ -192,15 +225,15 @@ def preflight(hostvars: Hostvars, groups: Groups, profile: Mapping[str, Any], li
 def _inventory(hosts: list[str], hostvars: Hostvars, groups: Groups, profile: Mapping[str, Any]) -> Iterator[str]:
     for name in ("edge", "web", "db", "broker", "workers", "beat"):
         members = groups.get(name, [])
-        if not members:
+        if not members and (name != "beat" or profile["beat"]["enabled"]):
             yield f"The inventory has no host in the group {name}: put one there (a host may be in several groups)."
         if name in {"db", "broker", "beat"} and len(members) > 1:
             yield f"The group {name} has {len(members)} hosts ({', '.join(members)}), but there can be one: keep one."
     served = {lane for host in groups.get("workers", []) for lane in hostvars[host].get("headrace_lanes") or []}
     for lane, spec in profile["celery"]["lanes"].items():
-        if lane not in served and groups.get("workers"):
-            queues = ", ".join(spec["queues"])
-            yield f"No host serves the queue {queues}: add the lane {lane} to headrace_lanes of a host in workers."
+        if lane not in served and served:
+            queues = f"queue{'s' if len(spec['queues']) > 1 else ''} {', '.join(spec['queues'])}"
+            yield f"No host serves the {queues}: add the lane {lane} to headrace_lanes of a host in workers."
     for host in hosts:
         address = address_of(host, hostvars)
         try:
@@ -242,7 +275,7 @@ def _time_limits(plans: Iterable[Mapping[str, Any]], profile: Mapping[str, Any])
 def _budget(plans: list[Json], limits: Mapping[str, int]) -> Iterator[str]:
     need = fleet_connections(plans, limits["reserve"])
     for name, variable in (("database", "fleet_database_connections"), ("broker", "fleet_broker_connections")):
-        if need[name] > limits[name]:
+        if need[name] > int(limits[name]):  # a string, if it was said with -e
             yield (
                 f"The plan needs {need[name]} connections to the {name}, which allows {limits[name]}: raise {variable} "
                 "(a connection to PostgreSQL takes about 10 MB), or plan fewer slots."
@@ -262,25 +295,47 @@ def missing_secrets(secrets: Mapping[str, Any], wanted: Iterable[str]) -> list[s
 # ---- how it is shown, how it is written -----------------------------------------------------------------------------
 
 
-def draw_plan(plans: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The whole inventory's plan as lines of text, with a bar of the slots of each lane on each host."""
-    lines: list[str] = []
-    for plan in plans:
-        shares = ", ".join(f"{name} {mb}" for name, mb in plan["shares_mb"].items())
-        lines += [f"{plan['host']}: {plan['cores']} cores, {plan['memory_mb']} MB ({shares})"]
-        if "web" in plan:
-            web = plan["web"]
-            bar = "#" * (web["workers"] * web["threads"])
-            lines += [f"  web    {web['workers']} x {web['threads']:<3} {bar}  and {web['push_workers']} for push"]
-        for lane in plan.get("lanes", []):
-            bar = "#" * min(80, lane["instances"] * lane["concurrency"])
-            lines += [f"  {lane['lane']:<6} {lane['instances']} x {lane['concurrency']:<3} {bar}  {lane['pool']}"]
-            lines += [f"         {lane['memory_max_mb']} MB each; {lane['why']}"]
-    return lines
+Row = tuple[str, str, int, str]
+"""What one line of the drawing says: a name, its shape, its slots, a remark."""
+
+
+def draw_plan(plans: Iterable[Mapping[str, Any]]) -> str:
+    """The whole inventory's plan as text: each host, what it runs with a bar of its slots, and why."""
+    known = list(plans)
+    rows = [row for plan in known for row, _ in _rows(plan)]
+    per_mark = max((-(-slots // MOST_MARKS) for _, _, slots, _ in rows), default=1)
+    cells = [(len(name), len(shape), -(-slots // per_mark)) for name, shape, slots, _ in rows]
+    widths = [max(column) for column in zip(*cells, strict=True)]
+    lines = [line for plan in known for line in (_headline(plan), *_drawn(plan, widths, per_mark))]
+    return "\n".join([*lines, f"# is {per_mark} slot{'s' if per_mark > 1 else ''}: jobs or requests at the same time"])
+
+
+def _headline(plan: Mapping[str, Any]) -> str:
+    cores = f"{plan['cores']} core{'s' if plan['cores'] != 1 else ''}"
+    shares = ", ".join(f"{name} {mb}" for name, mb in plan["shares_mb"].items())
+    return f"{plan['host']}: {cores}, {plan['memory_mb']} MB ({shares})"
+
+
+def _rows(plan: Mapping[str, Any]) -> Iterator[tuple[Row, str]]:
+    if web := plan.get("web"):
+        slots = web["workers"] * web["threads"]
+        yield ("web", f"{web['workers']} x {web['threads']}", slots, f"and {web['push_workers']} for push"), ""
+    for lane in plan.get("lanes", []):
+        shape = f"{lane['instances']} x {lane['concurrency']}"
+        slots = lane["instances"] * lane["concurrency"]
+        yield (lane["lane"], shape, slots, f"{lane['pool']}, {lane['memory_max_mb']} MB each"), lane["why"]
+
+
+def _drawn(plan: Mapping[str, Any], widths: list[int], per_mark: int) -> Iterator[str]:
+    for (name, shape, slots, remark), why in _rows(plan):
+        marks = "#" * -(-slots // per_mark)
+        yield f"  {name:<{widths[0]}}  {shape:<{widths[1]}}  {marks:<{widths[2]}}  {remark}"
+        margin = " " * (sum(widths[:2]) + 6)
+        yield from textwrap.wrap(why, 110, initial_indent=margin, subsequent_indent=margin)
 
 
 def systemd_quoted(value: object) -> str:
-    """A value for an EnvironmentFile or for Environment=, in double quotes, whatever is in it.
+    """A value for an EnvironmentFile, in double quotes, whatever is in it. In a unit, % must be doubled besides.
 
     Raises:
         AnsibleFilterError: it has a line break, which would begin another variable.

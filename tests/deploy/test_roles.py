@@ -1,0 +1,164 @@
+"""The roles' form: inputs with a name, a line of why and a kind; the same verbs; nobody's application inside."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rehearsal import inventory, rehearse
+from servers import ROOT
+
+PLAYBOOKS = ROOT / "playbooks"
+ROLES = sorted(path for path in (PLAYBOOKS / "roles").iterdir() if path.is_dir())
+BY_THE_APP = {"web", "celery_worker", "celery_beat"}  # the role app installs what they run
+NO_COMMENTS = {"users.acl.j2"}  # Redis reads no comment in it
+OURS = re.compile(r"config\.settings|\bjobs\.[a-z_]|\bkinds\b|manage\.py|HEADRACE_LANE")
+
+each_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def defaults(role: Path) -> str:
+    return (role / "defaults/main.yml").read_text()
+
+
+def inputs(role: Path) -> list[str]:
+    """With a default, or commented out because there is none that makes sense."""
+    return re.findall(r"^(?:# )?([a-z_]+):(?: |$)", defaults(role), re.MULTILINE)
+
+
+def without_default(role: Path) -> set[str]:
+    return set(re.findall(r"^# ([a-z_]+):$", defaults(role), re.MULTILINE))
+
+
+def options(role: Path) -> dict[str, Any]:
+    return load(role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+
+
+def verbs(role: Path) -> list[str]:
+    if role.name == "fleet":  # makes nothing of a host: it knows, and refuses
+        return ["facts", "preflight"]
+    return [
+        verb
+        for verb in ("preflight", "install", "configure", "run")
+        if verb != "install" or role.name not in BY_THE_APP
+    ]
+
+
+def files(*patterns: str) -> list[Path]:
+    """Of the roles and playbooks, in order."""
+    return sorted(path for pattern in patterns for path in PLAYBOOKS.rglob(pattern) if path.is_file())
+
+
+def test_there_are_roles() -> None:
+    assert {"app", "base", "celery_beat", "celery_worker", "fleet", "nginx", "postgresql", "redis", "web"} <= {
+        role.name for role in ROLES
+    }
+
+
+@each_role
+def test_every_input_is_in_the_defaults_and_in_the_specification(role: Path) -> None:
+    assert inputs(role) == list(options(role))
+
+
+@each_role
+def test_every_input_is_in_the_file_as_ansible_reads_it(role: Path) -> None:
+    assert set(inputs(role)) - without_default(role) == set(load(role / "defaults/main.yml"))
+
+
+@each_role
+def test_every_input_begins_with_the_roles_name(role: Path) -> None:
+    assert [name for name in inputs(role) if not name.startswith(f"{role.name}_")] == []
+
+
+@each_role
+def test_inputs_without_default_are_required_and_no_others(role: Path) -> None:
+    assert {name for name, option in options(role).items() if option.get("required")} == without_default(role)
+
+
+@each_role
+def test_every_input_has_its_kind_and_a_line_on_what_it_is(role: Path) -> None:
+    for name, option in options(role).items():
+        assert option["type"] != "list" or "elements" in option, name
+        assert option["description"].endswith("."), name
+        assert "default" not in option, f"{name}: the default has one home, defaults/main.yml"
+
+
+@each_role
+def test_every_default_is_under_a_line_of_why(role: Path) -> None:
+    paragraphs = re.split(r"\n\n+", defaults(role).strip())
+    assert [text for text in paragraphs if not text.startswith("# ")] == []
+
+
+@each_role
+def test_every_role_has_the_same_verbs_in_the_same_order(role: Path) -> None:
+    tasks = load(role / "tasks/main.yml")
+    assert [task["ansible.builtin.import_tasks"] for task in tasks] == [f"{verb}.yml" for verb in verbs(role)]
+    assert [verb for verb in verbs(role) if not (role / f"tasks/{verb}.yml").is_file()] == []
+
+
+@each_role
+def test_every_role_but_fleet_depends_on_fleet(role: Path) -> None:
+    if role.name != "fleet":
+        assert load(role / "meta/main.yml")["dependencies"] == ["fleet"]
+
+
+@pytest.mark.parametrize("path", files("roles/*/templates/**/*.j2"), ids=lambda path: path.name)
+def test_every_template_says_first_who_writes_it(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    first = lines[1] if lines[0].startswith("#!") else lines[0]
+    assert re.match(r"\{\{ ansible_managed \| comment(\('c'\))? \}\}$", first) or path.name in NO_COMMENTS
+
+
+@pytest.mark.parametrize("path", files("roles/*/files/**/*"), ids=lambda path: path.name)
+def test_every_file_says_first_who_writes_it(path: Path) -> None:
+    assert path.read_text().startswith("# Ansible managed\n")
+
+
+def test_no_role_and_no_playbook_names_our_application() -> None:
+    named = []
+    for path in [*files("*.yml", "*.j2", "*.py"), *files("roles/*/files/**/*")]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if not line.lstrip().startswith("#") and OURS.search(line):
+                named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert named == []
+
+
+def test_ansible_accepts_every_default_on_every_host(tmp_path: Path) -> None:
+    said = rehearse(tmp_path, "site.yml", inventory())
+    assert said.startswith("0\n"), said
+    for role in ROLES:
+        assert f"TASK [{role.name} : Validating arguments against arg spec 'main'" in said
+
+
+def test_generated_secrets_pass_before_the_profile_is_known(tmp_path: Path) -> None:
+    hosts = inventory()
+    hosts["all"]["vars"] = {"headrace_generate_secrets": True, "fleet_secrets_folder": str(tmp_path / "secrets")}
+    said = rehearse(tmp_path, "site.yml", hosts)
+    assert said.startswith("0\n"), said
+    assert "secret_key" in {path.name for path in (tmp_path / "secrets").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("fleet_web_port", "eighty", "unable to convert to int"),
+        ("base_ssh_root", "yes", "value of base_ssh_root must be one of: prohibit-password, no, got: yes"),
+        (
+            "base_firewall_extra",
+            [{"name": "x", "ports": [1], "form_groups": ["web"]}],
+            "base_firewall_extra.form_groups",
+        ),
+        ("base_admins", [{"name": "ada"}], "missing required arguments: keys found in base_admins"),
+    ],
+)
+def test_ansible_refuses_an_input_of_another_kind(name: str, value: Any, sentence: str, tmp_path: Path) -> None:
+    said = rehearse(tmp_path, "site.yml", inventory(), "-e", json.dumps({name: value}))
+    assert said.startswith("2\n"), said
+    assert sentence in said
