@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint requirements
+.PHONY: help demo compose cluster test lint requirements
 
 help:  ## print this
 	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,7 +11,13 @@ help:  ## print this
 demo: .venv/.demo  ## run all of it here and one job of every kind (ARGS=--once stops after that; ARGS='--port 8123')
 	@.venv/bin/python -m demo $(ARGS)
 
-test: .venv/.dev  ## run every check and test (ARGS are pytest's); as root on Debian, installs the servers they need
+compose:  ## the same in containers (ARGS='up --scale worker-cpu=3', ARGS=down, or what else docker compose takes)
+	@$(PYTHON) deploy/compose.py $(ARGS)
+
+cluster: .venv/.deploy  ## bring the local cluster up in containers and provision it (ARGS=status, ARGS=down); or: vagrant up
+	@.venv/bin/python deploy/cluster.py $(ARGS)
+
+test: .venv/.dev .venv/.deploy  ## run every check and test (ARGS are pytest's); as root on Debian, installs what they need
 	@tests/prepare
 	@.venv/bin/pytest $(ARGS)
 
@@ -26,7 +32,7 @@ lint: .venv/.dev  ## check style and types
 
 requirements:  ## compile requirements/*.in to *.txt, for every Python that we support
 	@command -v $(UV) > /dev/null || { echo 'make requirements needs uv: install it (pipx install uv), or say where it is with UV=.' >&2; exit 1; }
-	@cd requirements && for name in app demo dev; do UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet \
+	@cd requirements && for name in app demo dev deploy; do UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links $(ARGS) $$name.in --output-file $$name.txt; done
 
 # A stamp says that the environment holds what a requirements file asks for. The checks come before pip, which would

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,13 +47,15 @@ def submissions(kinds: list[Json], site: str) -> Iterator[Json]:
 
 
 class Client:
-    """One user of one Headrace."""
+    """One user of one Headrace; `tls` says whom to trust where the address is https."""
 
-    def __init__(self, address: str, token: str, console: Console) -> None:
-        self.console, self.drawn = console, console.is_terminal
+    def __init__(self, address: str, token: str, console: Console, tls: ssl.SSLContext | None = None) -> None:
+        self.console, self.drawn, self.tls = console, console.is_terminal, tls
         self.headers = {"Authorization": f"Bearer {token}"}
         self.sockets = address.replace("http", "ws", 1)
-        self.http = httpx.AsyncClient(base_url=address, headers=self.headers, timeout=30, trust_env=False)
+        self.http = httpx.AsyncClient(
+            base_url=address, headers=self.headers, timeout=30, trust_env=False, verify=tls or True
+        )
 
     async def run(self, site: str) -> list[Ended]:
         """Submit, follow and verify one job of every kind."""
@@ -96,7 +99,7 @@ class Client:
     async def follow(self, job: Json, tell: Callable[[Json], None]) -> tuple[Json, datetime]:
         """The job when it has ended, and when we knew. A broken connection is made again; nothing is missed."""
         address = self.sockets + job["ws_url"]
-        async for socket in connect(address, additional_headers=self.headers, proxy=None):
+        async for socket in connect(address, additional_headers=self.headers, proxy=None, ssl=self.tls):
             with contextlib.suppress(ConnectionClosed):
                 async for text in socket:
                     job, told_at = json.loads(text).get("job", job), datetime.now(UTC)

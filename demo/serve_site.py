@@ -1,4 +1,7 @@
-"""`python -m demo.serve_site PORT`: serves site/ on the loopback address, for `fetch` and `linkcheck` to look at."""
+"""`python -m demo.serve_site PORT [ADDRESS]`: serves site/, for `fetch` and `linkcheck` to look at.
+
+On the loopback address unless another is named.
+"""
 
 import sys
 from functools import partial
@@ -33,7 +36,8 @@ class Server(ThreadingTCPServer):
 
 
 def main() -> None:
-    with Server(("127.0.0.1", int(sys.argv[1])), partial(Handler, directory=str(SITE))) as server:
+    port, address = int(sys.argv[1]), (sys.argv[2:] or ["127.0.0.1"])[0]
+    with Server((address, port), partial(Handler, directory=str(SITE))) as server:
         server.serve_forever()
 
 

@@ -4,17 +4,20 @@
     make cluster ARGS=status   what runs
     make cluster ARGS=down     nothing of it stays: containers, network
 
-`vagrant up` makes the same machines, from the same inventory. HEADRACE_CPU_WORKERS=3 adds cpu2 and cpu3;
-HEADRACE_INVENTORY=deploy/inventories/small is another set of machines.
+`vagrant up` makes the same machines, from the same inventory, and asks here for what it needs (`machines`, `ready`,
+`welcome`, `tidy`). HEADRACE_CPU_WORKERS=3 adds cpu2 and cpu3; HEADRACE_INVENTORY=deploy/inventories/small is another
+set of machines.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
 STATE = ROOT / "var/cluster"
 KEY = STATE / "id_ed25519"
+SSH_CONFIG = STATE / "ssh_config"
 INVENTORY = os.environ.get("HEADRACE_INVENTORY", "deploy/inventories/local")
 NETWORK, SUBNET = "headrace", "172.30.56.0/24"
 LABEL = "headrace.cluster"
@@ -87,17 +91,34 @@ def up() -> None:
     subprocess.run([ROOT / "deploy/prepare"], check=True)  # noqa: S603
     keep_cpu_workers()
     wanted = machines()
-    for release in sorted({host["machine_release"] for host in wanted.values()}):
-        subprocess.run([ROOT / "deploy/images/machine/build", release], check=True)  # noqa: S603
+    write_ssh_config(wanted)
+    ready()
     remove(set(containers()) - set(wanted))
-    make_network()
     cores = spread_cores(wanted)
     in_parallel(lambda name: start(name, wanted[name], cores[name]), wanted)
-    in_parallel(lambda name: wait_until_up(name, wanted[name]), wanted)
-    write_readme(wanted)
+    in_parallel(wait_until_up, wanted)
     say(f"{len(wanted)} machines are up after {time.monotonic() - began:.0f} s: {', '.join(sorted(wanted))}.")
-    provision()
-    say((STATE / "README").read_text())
+    if subprocess.run(play("site.yml"), cwd=ROOT, check=False).returncode != 0:  # noqa: S603
+        raise ClusterError("The machines are up, but the playbook failed: mend it and run the same command again.")
+    welcome()
+
+
+def ready() -> None:
+    """What the machines start from: their images, the key that opens them, their network."""
+    for release in sorted({host["machine_release"] for host in machines().values()}):
+        subprocess.run([ROOT / "deploy/images/machine/build", release], check=True)  # noqa: S603
+    with one_at_a_time():
+        if not run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}"):
+            run("docker", "network", "create", f"--label={LABEL}", f"--subnet={SUBNET}", NETWORK)
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Vagrant brings machines up side by side; some things must be done by one of them."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def keep_cpu_workers() -> None:
@@ -111,11 +132,6 @@ def containers() -> dict[str, str]:
     """State of each container of ours, by the name of its machine."""
     lines = run("docker", "ps", "--all", f"--filter=label={LABEL}", "--format={{.Names}} {{.State}}").splitlines()
     return {name.removeprefix("headrace-"): state for name, state in map(str.split, lines)}
-
-
-def make_network() -> None:
-    if not run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}"):
-        run("docker", "network", "create", f"--label={LABEL}", f"--subnet={SUBNET}", NETWORK)
 
 
 def spread_cores(wanted: Machines) -> dict[str, str]:
@@ -139,15 +155,26 @@ def start(name: str, host: Machine, cores: str) -> None:
     if state is not None:
         run("docker", "start", f"headrace-{name}")
         return
+    arguments = container_arguments(name, host, cores)
     run(
-        *("docker", "run", "--detach", f"--label={LABEL}", f"--name=headrace-{name}", f"--hostname={name}"),
-        *(f"--network={NETWORK}", f"--ip={host['machine_ip']}", *HOST_ARGS),
-        *(f"--cpuset-cpus={cores}", f"--memory={host['machine_memory_mb']}m"),
+        "docker",
+        "run",
+        "--detach",
+        f"--name=headrace-{name}",
+        *arguments,
         f"headrace-machine:{host['machine_release']}",
     )
 
 
-def wait_until_up(name: str, host: Machine) -> None:
+def container_arguments(name: str, host: Machine, cores: str) -> list[str]:
+    """What makes a container this machine, for `docker run` and for Vagrant; both add its name."""
+    return [
+        *(f"--label={LABEL}", f"--hostname={name}", f"--network={NETWORK}", f"--ip={host['machine_ip']}"),
+        *(f"--cpuset-cpus={cores}", f"--memory={host['machine_memory_mb']}m", *HOST_ARGS),
+    ]
+
+
+def wait_until_up(name: str) -> None:
     """systemd has started everything, nothing of it failed, and one can log in."""
     deadline = time.monotonic() + BOOT_S
     state = ""
@@ -158,41 +185,71 @@ def wait_until_up(name: str, host: Machine) -> None:
         failed = run("docker", "exec", f"headrace-{name}", "systemctl", "--failed", "--no-legend", check=False)
         logs = run("docker", "logs", "--tail=5", f"headrace-{name}", check=False)
         raise ClusterError(f"{name} is {state or 'not up'} after its start: {failed or logs or 'it says nothing'}")
-    while run(*ssh(host), "echo in", check=False) != "in":
+    while run(*ssh(name), "echo in", check=False) != "in":
         if time.monotonic() > deadline:
-            raise ClusterError(f"{name} runs, but does not let us in: try {' '.join(ssh(host))}")
+            raise ClusterError(f"{name} runs, but does not let us in: try {' '.join(map(str, ssh(name)))}")
         time.sleep(0.2)
 
 
-def ssh(host: Machine) -> list[str]:
+def ssh(name: str) -> list[str | Path]:
     """The command that logs in to a machine; what follows it is run there."""
-    options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
-    shown = KEY.relative_to(ROOT)
-    return ["ssh", *(f"-o{option}" for option in options), f"-i{shown}", f"vagrant@{host['machine_ip']}"]
+    return ["ssh", "-F", SSH_CONFIG.relative_to(ROOT), name]
 
 
-def provision() -> None:
-    """The playbooks do the rest."""
-    if not (ROOT / "playbooks/site.yml").exists():
-        say("There is no playbooks/site.yml: the machines stay bare.")
-        return
-    done = subprocess.run([BIN / "ansible-playbook", "-i", INVENTORY, "playbooks/site.yml"], cwd=ROOT, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise ClusterError("The machines are up, but the playbook failed: mend it and run the same command again.")
+def write_ssh_config(wanted: Machines) -> None:
+    """Addresses and the key, so that a machine is reached by its name."""
+    options = ["User vagrant", f"IdentityFile {KEY}", "IdentitiesOnly yes", "BatchMode yes", "LogLevel ERROR"]
+    # machines here are made and thrown away many times a day, each with new host keys
+    options += ["StrictHostKeyChecking no", "UserKnownHostsFile /dev/null"]
+    blocks = [f"Host {name}\n  HostName {host['machine_ip']}\n" for name, host in sorted(wanted.items())]
+    STATE.mkdir(parents=True, exist_ok=True)
+    SSH_CONFIG.write_text("".join(blocks) + "Host *\n" + "".join(f"  {option}\n" for option in options))
 
 
-def write_readme(wanted: Machines) -> None:
-    """What one needs to use the cluster, for a person and for other programs' authors."""
+def play(playbook: str) -> list[str | Path]:
+    """The command that runs a playbook over our inventory."""
+    return [BIN / "ansible-playbook", "-i", INVENTORY, f"playbooks/{playbook}"]
+
+
+def welcome() -> None:
+    """The plan, who may sign in, and what one can do next."""
+    subprocess.run(play("plan.yml"), cwd=ROOT, check=True)  # noqa: S603
+    run(*play("user.yml"))
+    wanted = machines()
     rows = "\n".join(
         f"  {name:<10}{host['machine_ip']:<16}Debian {host['machine_release']}" for name, host in sorted(wanted.items())
     )
+    secrets = ROOT / "var/secrets" / Path(INVENTORY).name
+    (STATE / "README").touch(mode=0o600)
     (STATE / "README").write_text(
         f"The local cluster ({INVENTORY}):\n\n{rows}\n\n"
-        f"  log in       {' '.join(ssh({'machine_ip': 'ADDRESS'}))}\n"
+        f"  open         https://{edge_address()}/ (its certificate is {(secrets / 'edge.crt').relative_to(ROOT)})\n"
+        f"  sign in      demo, {(secrets / 'login_demo').read_text().strip()}\n"
+        f"  log in       {' '.join(map(str, ssh('NAME')))}\n"
         f"  provision    .venv/bin/ansible-playbook -i {INVENTORY} playbooks/site.yml\n"
-        f"  host tests   HEADRACE_CLUSTER=1 .venv/bin/pytest tests/hosts\n"
-        f"  take down    make cluster ARGS=down\n"
+        f"  host tests   .venv/bin/pytest tests/hosts --cluster running\n"
+        f"  take down    make cluster ARGS=down (or vagrant destroy -f, where Vagrant brought it up)\n"
     )
+    say((STATE / "README").read_text())
+
+
+def edge_address() -> str:
+    """Where browsers go."""
+    inventory = json.loads(run(BIN / "ansible-inventory", "-i", INVENTORY, "--list"))
+    return str(machines()[inventory["edge"]["hosts"][0]]["machine_ip"])
+
+
+def for_vagrant() -> None:
+    """The machines as the Vagrantfile needs them, as JSON."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    keep_cpu_workers()
+    if not KEY.exists():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "headrace-cluster", "-f", KEY)
+    wanted = machines()
+    write_ssh_config(wanted)
+    cores = spread_cores(wanted)
+    arguments = {name: container_arguments(name, host, cores[name]) for name, host in wanted.items()}
+    say(json.dumps({name: {**host, "create_args": arguments[name]} for name, host in wanted.items()}))
 
 
 # ---- status, down ---------------------------------------------------------------------------------------------------
@@ -216,18 +273,27 @@ def void(_: object) -> None:
 def down() -> None:
     """Nothing stays but images and what is in var/."""
     remove(containers())
-    for network in run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}").split():
-        run("docker", "network", "rm", network)
-    for name in ("README", "cpu_workers"):
-        (STATE / name).unlink(missing_ok=True)
+    tidy()
     say("The cluster is gone.")
+
+
+def tidy() -> None:
+    """When the last machine is gone, so are the network and what was kept about the cluster."""
+    with one_at_a_time():
+        if containers():
+            return
+        for network in run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}").split():
+            run("docker", "network", "rm", network)
+        for name in ("README", "cpu_workers"):
+            (STATE / name).unlink(missing_ok=True)
 
 
 def main() -> None:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(prog="make cluster", description="The local cluster, in containers.")
-    commands = {"up": up, "down": down, "status": status}
-    parser.add_argument("command", nargs="?", default="up", choices=commands)
+    for_people = {"up": up, "down": down, "status": status}
+    commands = {**for_people, "machines": for_vagrant, "ready": ready, "welcome": welcome, "tidy": tidy}
+    parser.add_argument("command", nargs="?", default="up", choices=commands, metavar=f"{{{','.join(for_people)}}}")
     try:
         commands[parser.parse_args().command]()
     except ClusterError as error:

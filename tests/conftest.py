@@ -17,6 +17,16 @@ from servers import APP, BIN, ROOT, PostgreSQL, Process, Redis, wait_until
 QUICK = {"LEASE_S": "3", "RENEW_S": "1", "SWEEP_S": "0.2", "LOST_AFTER_S": "2", "RETRY_BASE_S": "0.1"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which cluster the host tests use."""
+    parser.addoption(
+        "--cluster",
+        choices=["fresh", "running"],
+        default="fresh",
+        help="host tests: bring clusters up and take them down (fresh), or use the one that runs (running)",
+    )
+
+
 def _environment(database_url: str, broker_url: str) -> dict[str, str]:
     plain = {
         "SECRET_KEY": secrets.token_hex(32),

@@ -35,10 +35,14 @@ def wait_until(condition: Callable[[], T], seconds: float = 30, why: str = "") -
     return value
 
 
-def answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+def answers_at(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False
+
+
+def answers(port: int) -> bool:
+    return answers_at("127.0.0.1", port)
 
 
 class Process:

@@ -1,0 +1,186 @@
+"""Real hosts for the tests: clusters from the inventories, brought up from nothing by the commands that people use."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+import yaml
+
+from servers import APP, BIN, ROOT
+
+STATE = ROOT / "var/cluster"
+FRESH_S = 1500
+Json = dict[str, Any]
+
+
+def load(path: str) -> Any:
+    """A module of ours that is no part of a package: deploy/cluster.py, the filters of the playbooks."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem + "_loaded", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def sh(*argv: str | Path, seconds: float = FRESH_S, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the README; its output is in the failure if it fails."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "DJANGO_"))}
+    done = subprocess.run(
+        list(map(str, argv)),
+        cwd=ROOT,
+        env=env | environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+class Cluster:
+    """The hosts of one inventory, and what they should be."""
+
+    def __init__(self, inventory: str) -> None:
+        self.inventory = f"deploy/inventories/{inventory}"
+        self.secrets = ROOT / "var/secrets" / inventory
+        self.output = ""
+        self._hosts: dict[str, Any] = {}
+
+    # what it should be
+
+    @cached_property
+    def listed(self) -> Json:
+        return json.loads(sh(BIN / "ansible-inventory", "-i", self.inventory, "--list").stdout)
+
+    @cached_property
+    def machines(self) -> dict[str, Json]:
+        return self.listed["_meta"]["hostvars"]
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        names = ("edge", "web", "db", "broker", "workers", "beat")
+        found = {name: list(self.listed.get(name, {}).get("hosts", [])) for name in names}
+        return {**found, "all": sorted(self.machines)}
+
+    @cached_property
+    def profile(self) -> Json:
+        text = (ROOT / "deploy/apps/headrace.yml").read_text()
+        profile = yaml.safe_load(text)["app_profile"]
+        profile["celery"]["lanes"] = yaml.safe_load((APP / "config/lanes.yml").read_text())["lanes"]
+        return profile
+
+    def plan(self, name: str) -> Json:
+        """deploy/sizing.py's plan of a host, from what the inventory says that the machine is."""
+        fleet, here = load("playbooks/filter_plugins/fleet.py"), len(os.sched_getaffinity(0))
+        facts = {
+            one: {
+                **machine,
+                "ansible_host": machine["machine_ip"],
+                "ansible_facts": {
+                    "capacity": {
+                        "cores": min(machine["machine_cores"], here),
+                        "memory_mb": machine["machine_memory_mb"],
+                    }
+                },
+            }
+            for one, machine in self.machines.items()
+        }
+        return fleet.host_plan(name, facts, self.groups, self.profile)
+
+    def units(self, name: str) -> list[str]:
+        """Every unit of ours that a host should run."""
+        fleet, mine = (
+            load("playbooks/filter_plugins/fleet.py"),
+            [g for g, hosts in self.groups.items() if name in hosts],
+        )
+        units = [f"worker@{one['name']}" for one in fleet.worker_units(self.plan(name), self.profile)]
+        units += ["web", "push", "sweeper"] if "web" in mine else []
+        units += ["beat"] if "beat" in mine else []
+        return [f"headrace-{unit}.service" for unit in units]
+
+    # what it is
+
+    def ip(self, name: str) -> str:
+        return self.machines[name]["machine_ip"]
+
+    def host(self, name: str) -> Any:
+        """A host as testinfra sees it, as root."""
+        if name not in self._hosts:
+            config = STATE / "ssh_config"
+            self._hosts[name] = testinfra.get_host(f"ssh://{name}?ssh_config={config}&sudo=True&controlpersist=60")
+        return self._hosts[name]
+
+    def forget_connections(self) -> None:
+        """After a reboot the old ones lead nowhere."""
+        self._hosts = {}
+
+    def on(self, name: str, command: str, code: int = 0) -> str:
+        """The output of a command there."""
+        done = self.host(name).run(command)
+        assert done.rc == code, f"{name}: {command}: {done.rc}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def everywhere(self, work: Any) -> dict[str, Any]:
+        """Do it for every host side by side."""
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return dict(zip(self.machines, pool.map(work, self.machines), strict=True))
+
+    def play(self, *arguments: str, seconds: float = FRESH_S) -> str:
+        """Run a playbook over it."""
+        return sh(BIN / "ansible-playbook", "-i", self.inventory, *arguments, seconds=seconds).stdout
+
+    @property
+    def address(self) -> str:
+        return f"https://{self.ip(self.groups['edge'][0])}"
+
+
+class Clusters:
+    """At most one cluster is up at a time."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.up: Cluster | None = None
+        self._down: tuple[str | Path, ...] = ()
+
+    def get(self, inventory: str, up: tuple[str | Path, ...], down: tuple[str | Path, ...]) -> Cluster:
+        """The cluster of an inventory, brought up by one command and taken down by another."""
+        if self.up and self.up.inventory.endswith(inventory):
+            return self.up
+        cluster = Cluster(inventory)
+        if self.mode == "running":
+            if not (STATE / "README").exists() or f"({cluster.inventory})" not in (STATE / "README").read_text():
+                pytest.skip(f"the cluster {inventory} does not run: bring it up, or leave out --cluster running")
+        else:
+            self.take_down()
+            self._down = down
+            cluster.output = sh(*up, HEADRACE_INVENTORY=cluster.inventory).stdout
+        self.up = cluster
+        return cluster
+
+    def take_down(self) -> None:
+        if self._down:
+            sh(*self._down)
+        self.up, self._down = None, ()
+
+
+def missing() -> str:
+    """What keeps clusters from being brought up here; empty: nothing."""
+    if os.environ.get("CI") == "true" or (os.geteuid() == 0 and shutil.which("apt-get")):
+        sh("deploy/prepare", "vagrant")
+        return ""
+    for program in ("docker", "vagrant"):
+        if shutil.which(program) is None:
+            return f"there is no {program}: deploy/prepare says how to get it"
+    return (
+        "" if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0 else "Docker is off"
+    )

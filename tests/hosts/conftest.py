@@ -1,0 +1,63 @@
+"""The clusters of the host tests.
+
+`--cluster running` uses the one that is up (`vagrant up`, `make cluster`) and leaves it. Without Docker and Vagrant the
+tests skip and say what is missing; in CI that is a failure.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusters import Cluster, Clusters, missing
+from servers import BIN
+
+HERE = Path(__file__).parent
+SAID = "journalctl --no-pager -n 15 -o cat -u 'headrace-*' -u redis-server -u nginx"
+
+
+@pytest.fixture(scope="session")
+def clusters(pytestconfig: pytest.Config) -> Iterator[Clusters]:
+    mode = pytestconfig.getoption("cluster")
+    if mode == "fresh" and (why := missing()):
+        pytest.skip(why)
+    found = Clusters(mode)
+    pytestconfig.stash[CLUSTERS] = found
+    yield found
+    found.take_down()
+
+
+@pytest.fixture(scope="session")
+def local(clusters: Clusters) -> Cluster:
+    """The local cluster, a host for each thing; by Vagrant."""
+    return clusters.get("local", ("vagrant", "up"), ("vagrant", "destroy", "--force"))
+
+
+@pytest.fixture(scope="session")
+def small(clusters: Clusters) -> Cluster:
+    """Three hosts for everything; with nothing but Docker."""
+    command = (BIN / "python", "deploy/cluster.py")
+    return clusters.get("small", (*command, "up"), (*command, "down"))
+
+
+CLUSTERS = pytest.StashKey[Clusters]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A test that fails shows what the hosts' units said last."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    clusters = item.config.stash.get(CLUSTERS, None)
+    if report.when == "call" and report.failed and clusters and clusters.up and "hosts" in str(item.path):
+        for name in clusters.up.machines:
+            said = clusters.up.host(name).run(
+                "journalctl --no-pager -n 15 -o cat -u 'headrace-*' -u redis-server -u nginx"
+            )
+            report.sections.append((f"journal of {name}", said.stdout))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Clusters last, and the small one after the other: each is brought up once."""
+    items.sort(key=lambda item: (HERE in item.path.parents) + ("small" in getattr(item, "fixturenames", ())))

@@ -1,0 +1,83 @@
+"""Running the playbooks again: nothing changes; what is asked changes, and only that; what cannot work is refused."""
+
+import re
+import subprocess
+
+import pytest
+
+from clusters import Cluster, sh
+from servers import BIN, ROOT, wait_until
+
+RECAP = re.compile(r"^(\w+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.M)
+
+
+def changed(output: str) -> dict[str, int]:
+    return {name: int(count) for name, _, count, _, _ in RECAP.findall(output)}
+
+
+def test_second_run_changes_nothing(local: Cluster) -> None:
+    output = local.play("playbooks/site.yml")
+    assert changed(output) == dict.fromkeys(local.machines, 0), output[-6000:]
+
+
+def test_dry_run_predicts_nothing(local: Cluster) -> None:
+    output = local.play("playbooks/site.yml", "--check", "--diff")
+    assert changed(output) == dict.fromkeys(local.machines, 0), output[-6000:]
+
+
+def test_second_run_changes_nothing_on_three_hosts(small: Cluster) -> None:
+    assert changed(small.play("playbooks/site.yml")) == dict.fromkeys(small.machines, 0)
+
+
+def test_plan_is_followed_up_and_down(local: Cluster) -> None:
+    only = ("--limit", "io1", "--tags", "celery_worker")
+    more = '{"headrace_overrides": {"quick": {"instances": 2}}}'
+    list_units = "systemctl list-units --no-legend --plain 'headrace-worker@quick-*' | cut -d' ' -f1"
+    before = local.on("io1", "systemctl show headrace-worker@io-1 -p MainPID")
+
+    local.play("playbooks/site.yml", *only, "-e", more)
+    assert local.on("io1", list_units).split() == ["headrace-worker@quick-1.service", "headrace-worker@quick-2.service"]
+    assert "enabled" in local.on("io1", "systemctl is-enabled headrace-worker@quick-2.service")
+
+    local.play("playbooks/site.yml", *only)
+    assert local.on("io1", list_units).split() == ["headrace-worker@quick-1.service"]
+    assert local.on("io1", "ls -d /etc/systemd/system/headrace-worker@quick-2* 2>&1 || true").startswith("ls: cannot")
+    assert local.on("io1", "systemctl show headrace-worker@io-1 -p MainPID") == before  # others were not restarted
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ('{"fleet_database_connections": 30}', "raise fleet_database_connections"),
+        ('{"headrace_lanes": ["cpu", "quick"]}', "No host serves the queue io: add the lane io"),
+        ('{"headrace_secrets": {}}', "The secret database_password is missing"),
+        ('{"headrace_overrides": {"cpu": {"stop_timeout_s": 60}}}', "overrides the lane cpu, which it does not serve"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_changes(local: Cluster, wrong: str, sentence: str) -> None:
+    command = [BIN / "ansible-playbook", "-i", local.inventory, "playbooks/site.yml", "-e", wrong]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stdout + done.stderr
+    assert set(changed(done.stdout).values()) == {0}
+
+
+def test_everything_is_back_after_a_reboot(local: Cluster, pytestconfig: pytest.Config) -> None:
+    boots = local.everywhere(lambda name: local.on(name, "stat -c %Y /proc/1"))
+    if pytestconfig.getoption("cluster") == "fresh":
+        sh("vagrant", "reload", "--no-provision", HEADRACE_INVENTORY=local.inventory)
+    else:
+        sh("docker", "restart", *(f"headrace-{name}" for name in local.machines))
+    local.forget_connections()
+
+    def all_active(name: str) -> bool:
+        wanted = [*local.units(name), "ssh.service", "nftables.service"]
+        said = local.host(name).run(f"stat -c %Y /proc/1; systemctl is-active {' '.join(wanted)}")
+        boot, *states = said.stdout.split() or [boots[name]]
+        return boot != boots[name].strip() and states == ["active"] * len(wanted)
+
+    for name in local.machines:
+        wait_until(lambda name=name: all_active(name), 120, f"{name} is back with all of its units")
+    ask = "headrace-run celery -A config inspect ping --timeout 10"
+    nodes = sum(len([unit for unit in local.units(name) if "worker" in unit]) for name in local.machines)
+    wait_until(lambda: f"{nodes} nodes online" in local.host("web1").run(ask).stdout, 60, "every worker answers")
