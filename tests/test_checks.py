@@ -4,6 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -18,6 +19,7 @@ PRODUCTION = {
     "HEADRACE_ALLOWED_HOSTS": "headrace.example",
     "HEADRACE_STATIC_ROOT": "/srv/headrace/static",
 }
+PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 
 
 def check(*argv: str, cwd: os.PathLike[str] = ROOT, **env: str) -> str:
@@ -39,6 +41,19 @@ def test_format_is_clean() -> None:
 
 def test_types_are_clean() -> None:
     check("mypy", PYTHONPATH=str(APP))
+
+
+def test_playbooks_are_clean() -> None:
+    check("ansible-lint", "--offline", "playbooks", "deploy", PATH=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_yaml_is_clean() -> None:
+    check("yamllint", "--strict", ".")
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: path.name)
+def test_playbook_can_be_read(playbook: Path) -> None:
+    check("ansible-playbook", "--syntax-check", "--inventory", "localhost,", str(playbook))
 
 
 def test_migrations_are_complete() -> None:
@@ -89,8 +104,6 @@ def test_secret_may_come_from_a_file(tmp_path: os.PathLike[str]) -> None:
     ],
 )
 def test_wrong_lane_table_is_one_sentence(broken: str, sentence: str, tmp_path: os.PathLike[str]) -> None:
-    from pathlib import Path
-
     path = Path(tmp_path) / "lanes.yml"
     path.write_text(broken)
     with pytest.raises(lanes.LaneTableError, match=sentence):
@@ -98,8 +111,6 @@ def test_wrong_lane_table_is_one_sentence(broken: str, sentence: str, tmp_path: 
 
 
 def test_kind_that_no_lane_serves_stops_every_process(tmp_path: os.PathLike[str]) -> None:
-    from pathlib import Path
-
     path = Path(tmp_path) / "lanes.yml"
     path.write_text(lanes.TABLE.read_text().replace('"cpu.#"', '"cpu.nothing"'))
     env = {**os.environ, "HEADRACE_LANE_TABLE": str(path)}
