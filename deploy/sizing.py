@@ -7,7 +7,8 @@ A pure function (`size_lanes`), and a command that prints the plan:
 **Cores** go to the lanes by weight, one at a time: each lane has one, and the next goes to the lane with the largest
 weight / (2 x cores it has + 1) (Sainte-Lague; Balinski and Young, *Fair Representation*, 1982). No core would serve
 another lane better, weight for weight, and no lane ever loses a core because the host gained one (with largest
-remainders that happens: the Alabama paradox). The cores given out exceed the host's only if it has fewer cores than lanes.
+remainders that happens: the Alabama paradox). The cores given out exceed the host's only if it has fewer cores than
+lanes.
 
 **Slots** of a lane with c cores:
 
