@@ -1,6 +1,7 @@
 """The local cluster with nothing but Docker: containers that are whole Debian hosts, with systemd and ssh.
 
     make cluster               bring the inventory's machines up and provision them
+    make cluster ARGS=bare     bring them up, and leave them as a provider hands them out
     make cluster ARGS=status   what runs
     make cluster ARGS=down     nothing of it stays: containers, network
 
@@ -87,6 +88,14 @@ def machines() -> Machines:
 
 def up() -> None:
     """Everything, from whatever is there already."""
+    bare()
+    if subprocess.run(play("site.yml"), cwd=ROOT, check=False).returncode != 0:  # noqa: S603
+        raise ClusterError("The machines are up, but the playbook failed: mend it and run the same command again.")
+    welcome()
+
+
+def bare() -> None:
+    """The machines, with nothing of ours on them unless it is there already."""
     began = time.monotonic()
     subprocess.run([ROOT / "deploy/prepare"], check=True)  # noqa: S603
     keep_cpu_workers()
@@ -98,9 +107,6 @@ def up() -> None:
     in_parallel(lambda name: start(name, wanted[name], cores[name]), wanted)
     in_parallel(wait_until_up, wanted)
     say(f"{len(wanted)} machines are up after {time.monotonic() - began:.0f} s: {', '.join(sorted(wanted))}.")
-    if subprocess.run(play("site.yml"), cwd=ROOT, check=False).returncode != 0:  # noqa: S603
-        raise ClusterError("The machines are up, but the playbook failed: mend it and run the same command again.")
-    welcome()
 
 
 def ready() -> None:
@@ -291,7 +297,7 @@ def tidy() -> None:
 def main() -> None:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(prog="make cluster", description="The local cluster, in containers.")
-    for_people = {"up": up, "down": down, "status": status}
+    for_people = {"up": up, "bare": bare, "down": down, "status": status}
     commands = {**for_people, "machines": for_vagrant, "ready": ready, "welcome": welcome, "tidy": tidy}
     parser.add_argument("command", nargs="?", default="up", choices=commands, metavar=f"{{{','.join(for_people)}}}")
     try:

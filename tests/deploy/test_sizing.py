@@ -138,10 +138,10 @@ def test_no_core_would_serve_another_lane_better(table, cores):
         lane.update(pool="solo", max_slots=1)
     has = {plan.lane: plan.instances for plan in size_lanes(table, cores, 1_000_000)}
     assert sum(has.values()) == max(cores, len(table))
-    for rich in (name for name in has if has[name] > 1):
-        for poor in has:
-            # weight a core, with the last core of the one as the next core of the other
-            assert table[rich]["weight"] / (has[rich] - 0.5) >= table[poor]["weight"] / (has[poor] + 0.5)
+    for rich, last in ((name, cores) for name, cores in has.items() if cores > 1):
+        for poor, next_to in has.items():
+            # weight a core, were the last core of the one the next core of the other
+            assert table[rich]["weight"] / (last - 0.5) >= table[poor]["weight"] / (next_to + 0.5)
 
 
 @given(tables, core_counts, st.integers(1, 8_000))

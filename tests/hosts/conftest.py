@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clusters import Cluster, Clusters, missing
+from clusters import Cluster, Clusters, missing, sh
 from servers import BIN
 
 HERE = Path(__file__).parent
@@ -36,9 +36,13 @@ def local(clusters: Clusters) -> Cluster:
 
 @pytest.fixture(scope="session")
 def small(clusters: Clusters) -> Cluster:
-    """Three hosts for everything; with nothing but Docker."""
+    """Three hosts for everything; with nothing but Docker. While they are bare, a dry run looks at them."""
     command = (BIN / "python", "deploy/cluster.py")
-    return clusters.get("small", (*command, "up"), (*command, "down"))
+    cluster = clusters.get("small", (*command, "bare"), (*command, "down"))
+    if clusters.mode == "fresh":
+        cluster.dry_run = cluster.play("playbooks/site.yml", "--check", "--diff")
+        cluster.output = sh(*command, "up", HEADRACE_INVENTORY=cluster.inventory).stdout
+    return cluster
 
 
 CLUSTERS = pytest.StashKey[Clusters]()

@@ -25,6 +25,21 @@ def test_dry_run_predicts_nothing(local: Cluster) -> None:
     assert changed(output) == dict.fromkeys(local.machines, 0), output[-6000:]
 
 
+def test_dry_run_works_on_bare_hosts(small: Cluster) -> None:
+    if not small.dry_run:
+        pytest.skip("the hosts are bare no more: leave out --cluster running")
+    found = {name: (int(changed), int(failed)) for name, _, changed, _, failed in RECAP.findall(small.dry_run)}
+    assert set(found) == set(small.machines)
+    assert all(changed > 0 and failed == 0 for changed, failed in found.values()), found
+
+
+def test_the_end_of_the_run_says_what_to_do_next(small: Cluster) -> None:
+    if not small.output:
+        pytest.skip("nobody saw it come up: leave out --cluster running")
+    for words in (f"open         {small.address}/", "sign in      demo, ", "take down    make cluster ARGS=down"):
+        assert words in small.output
+
+
 def test_second_run_changes_nothing_on_three_hosts(small: Cluster) -> None:
     assert changed(small.play("playbooks/site.yml")) == dict.fromkeys(small.machines, 0)
 

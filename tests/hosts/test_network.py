@@ -104,7 +104,9 @@ def test_redis_answers_nobody_without_the_password(local: Cluster, said: str, an
     assert answer in local.on(local.groups["web"][0], f'bash -c "{ask}"')
 
 
-@pytest.mark.parametrize("command", ["FLUSHALL", "CONFIG GET dir", "SHUTDOWN", "KEYS *", "ACL LIST", "REPLICAOF NO ONE"])
+@pytest.mark.parametrize(
+    "command", ["FLUSHALL", "CONFIG GET dir", "SHUTDOWN", "KEYS *", "ACL LIST", "REPLICAOF NO ONE"]
+)
 def test_redis_lets_the_application_do_only_what_it_needs(local: Cluster, command: str) -> None:
     code = ["import os, redis", "r = redis.Redis.from_url(os.environ['HEADRACE_BROKER_URL'])", "print(r.ping())"]
     said = python(local, local.groups["web"][0], *code, f"r.execute_command(*'{command}'.split())")
