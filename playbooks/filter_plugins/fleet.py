@@ -232,8 +232,8 @@ def _inventory(hosts: list[str], hostvars: Hostvars, groups: Groups, profile: Ma
     served = {lane for host in groups.get("workers", []) for lane in hostvars[host].get("headrace_lanes") or []}
     for lane, spec in profile["celery"]["lanes"].items():
         if lane not in served and served:
-            queues = f"queue{'s' if len(spec['queues']) > 1 else ''} {', '.join(spec['queues'])}"
-            yield f"No host serves the {queues}: add the lane {lane} to headrace_lanes of a host in workers."
+            queues = ", ".join(spec["queues"])
+            yield f"No host serves the queue {queues}: add the lane {lane} to headrace_lanes of a host in workers."
     for host in hosts:
         address = address_of(host, hostvars)
         try:
