@@ -105,6 +105,24 @@ def test_every_role_has_the_same_verbs_in_the_same_order(role: Path) -> None:
 
 
 @each_role
+def test_every_role_has_a_page_with_its_command_and_real_inputs(role: Path) -> None:
+    page = (role / "README.md").read_text()
+    assert page.startswith(f"# {role.name}\n")
+    assert len(page.splitlines()) <= 22
+    tag = "plan.yml" if role.name == "fleet" else f"site.yml --tags {role.name}"
+    assert f"ansible-playbook -i deploy/inventories/YOURS playbooks/{tag}`" in page
+    named = set(re.findall(rf"`({role.name}_[a-z_]+)`", page))
+    assert named <= set(inputs(role)) | {"fleet_host"}
+    asked = {name for name in re.findall(r"`(headrace_[a-z_]+)`", page) if not knows(name)}
+    assert asked == set()
+
+
+def knows(variable: str) -> bool:
+    """Whether the playbooks read a variable of the inventory."""
+    return any(variable in path.read_text() for path in [*files("*.yml", "*.py"), ROOT / "deploy/apps/headrace.yml"])
+
+
+@each_role
 def test_every_role_but_fleet_depends_on_fleet(role: Path) -> None:
     if role.name != "fleet":
         assert load(role / "meta/main.yml")["dependencies"] == ["fleet"]
