@@ -13,7 +13,7 @@ from ansible.plugins.loader import cache_loader
 
 from servers import BIN, ROOT
 
-ROLES = ("edge", "web", "db", "broker", "workers", "beat")
+ROLES = ("edge", "web", "db", "broker", "workers", "beat", "loadgen")
 FACTS = {
     "_ansible_facts_gathered": True,
     "capacity": {"cores": 4, "memory_mb": 8192},
