@@ -130,10 +130,11 @@ def lost(record: Record, rows: list[Json]) -> str:
         return "the server does not know it"
     if rows[0]["state"] not in FINISHED:
         return f"still {rows[0]['state']} after {record.deadline_s:g} s"
+    if record.trouble:
+        return f"it {rows[0]['state']}, but its client did not see it: {record.trouble}"
     if record.told_at is None:
-        return (
-            "" if record.cut else f"it {rows[0]['state']}, but its client was not told within {record.deadline_s:g} s"
-        )
+        unseen = f"it {rows[0]['state']}, but its client was not told within {record.deadline_s:g} s"
+        return unseen if record.closed else ""  # not closed: we stopped the client ourselves
     late = record.told_at - record.due_at
     return (
         f"late: its client was told after {late:.1f} s, not {record.deadline_s:g}" if late > record.deadline_s else ""
@@ -148,5 +149,5 @@ def double(record: Record, rows: list[Json]) -> str:
     if record.double:
         return record.double
     if len(moments) > 1 or len({end[0] for end in record.endings}) > 1:
-        return f"it ended {len(record.endings)} times: " + ", ".join(f"{end[0]} at {end[1]}" for end in record.endings)
+        return "it did not end once: " + ", then ".join(f"{end[0]} at {end[1]}" for end in record.endings)
     return ""

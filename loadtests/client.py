@@ -5,8 +5,8 @@ Whatever it sees goes into the ledger, and into Locust's statistics: the stage a
 
 import random
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from loadtests.work import Page, Piece
 Json = dict[str, Any]
 Report = Callable[[str, str, float, str], None]
 """stage, name, seconds, what went wrong"""
+AWAY = {0, 502, 503, 504}
 SETTLING = 0.1
 """Share of the deadline that reading the result may take on top, before the client gives up."""
 
@@ -33,11 +34,21 @@ class Desk:
     shape: Shape
     pieces: Sequence[Piece]
     report: Report
-    stage_now: Callable[[], str]
+    stage_at: Callable[[float], str]
     page: Page | None = None
     ledger: Ledger = field(default_factory=Ledger)
     clock: Clock = field(default_factory=Clock)
     chance: random.Random = field(default_factory=random.Random)
+    busy: int = 0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A client is between submit and verdict."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
 
     def piece(self) -> Piece:
         """One of the shape's, by weight."""
@@ -60,22 +71,23 @@ class Client:
         body = piece.submission(self.desk.chance)
         if way == "keyed":
             body["idempotency_key"] = str(uuid.uuid4())
-        due_at = now() if due_at is None else due_at
-        records = self._submit("/api/jobs", body, [body], way, due_at)
-        if records and way == "keyed":
-            self._again(body, records[0])
-        for record in records:
-            self._see_through(record)
+        with self.desk.at_work():
+            records = self._submit("/api/jobs", body, [body], way, now() if due_at is None else due_at)
+            if records and way == "keyed":
+                self._again(body, records[0])
+            for record in records:
+                self._see_through(record)
 
     def batch(self, pieces: Sequence[Piece]) -> None:
         """Several jobs in one request, followed side by side."""
         bodies = [piece.submission(self.desk.chance) for piece in pieces]
-        records = self._submit("/api/jobs/batch", {"jobs": bodies}, bodies, "batch", now())
-        following = [gevent.spawn(self._see_through, record) for record in records]
-        try:
-            gevent.joinall(following)
-        finally:
-            gevent.killall(following)
+        with self.desk.at_work():
+            records = self._submit("/api/jobs/batch", {"jobs": bodies}, bodies, "batch", now())
+            following = [gevent.spawn(self._see_through, record) for record in records]
+            try:
+                gevent.joinall(following)
+            finally:
+                gevent.killall(following)
 
     # ---- submit -----------------------------------------------------------------------------------------------------
 
@@ -104,7 +116,7 @@ class Client:
             kind=job["kind"],
             params=body["params"],
             way=way,
-            stage=self.desk.stage_now(),
+            stage=self.desk.stage_at(due_at),
             due_at=due_at,
             sent_at=answer.sent,
             accepted_at=answer.received,
@@ -130,20 +142,16 @@ class Client:
             with gevent.Timeout(max(0.0, left) + SETTLING * record.deadline_s, False):
                 self._until_verified(record)
         except NotAccepted as error:
-            record.wrong = record.wrong or str(error)
-        except gevent.GreenletExit:
-            record.cut = True
-            raise
-        finally:
-            record.closed = True
-            desk.ledger.changed(record)
+            record.trouble = str(error)
+        record.closed = True
+        desk.ledger.changed(record)
         self._report(record)
 
     def _until_verified(self, record: Record) -> None:
         seen, record.told_at = self._polled(record) if record.way == "poll" else self._pushed(record)
         record.offset = self.desk.clock.offset().seconds
         record.saw(seen)
-        job = self.api.ask("GET", f"/api/jobs/{record.id}").body
+        job = self._get(record).body
         record.saw(job)
         judge(record, job, self.desk.page)
 
@@ -156,9 +164,19 @@ class Client:
 
     def _polled(self, record: Record) -> tuple[Json, float]:
         while True:
-            answer = self.api.ask("GET", f"/api/jobs/{record.id}")
+            answer = self._get(record)
             if answer.body["state"] in FINISHED:
                 return answer.body, answer.received
+            gevent.sleep(self.desk.shape.poll_s)
+
+    def _get(self, record: Record) -> Answer:
+        """The job; a server that is away for a moment is asked again, as any client would."""
+        while True:
+            try:
+                return self.api.ask("GET", f"/api/jobs/{record.id}")
+            except NotAccepted as error:
+                if error.status not in AWAY:
+                    raise
             gevent.sleep(self.desk.shape.poll_s)
 
     def _report(self, record: Record) -> None:
@@ -185,6 +203,8 @@ def failure_of(record: Record) -> str:
         return f"lost {record.id}: its client was not told within {record.deadline_s:g} s"
     if record.told_at - record.due_at > record.deadline_s:
         return f"lost {record.id}: late, after {record.told_at - record.due_at:.1f} s of {record.deadline_s:g}"
+    if record.trouble:
+        return f"lost {record.id}: {record.trouble}"
     if record.double or len({tuple(end) for end in record.endings}) > 1:
         return f"double {record.id}: {record.double or 'it ended more than once'}"
     return f"wrong {record.id}: {record.wrong}" if record.wrong else ""

@@ -2,14 +2,13 @@
 
 Every submit brackets one moment of the ledger's clock: `created_at` was written after we sent the request and before
 we had the answer. So the offset lies between `created_at` - received and `created_at` - sent, and every answer narrows
-it (NTP's midpoint and its uncertainty; Marzullo's intersection). Clocks drift, so only the last WINDOW answers count.
+it (NTP's midpoint and its uncertainty; Marzullo's intersection). Clocks drift, so bounds widen as they age.
 """
 
 import time
-from collections import deque
 from dataclasses import dataclass
 
-WINDOW = 500
+DRIFT = 20e-6  # seconds a second, of two clocks of ordinary machines
 RESOLUTION_S = 0.001  # SQLite's clock has milliseconds, and truncates
 _BASE = time.time() - time.perf_counter()
 
@@ -31,28 +30,18 @@ class Clock:
     """Measures the offset, answer by answer."""
 
     def __init__(self) -> None:
-        self._bounds: deque[tuple[float, float]] = deque(maxlen=WINDOW)
-        self._offset: Offset | None = None
-
-    def __len__(self) -> int:
-        return len(self._bounds)
+        self._low, self._high, self._at = float("-inf"), float("inf"), 0.0
 
     def bracket(self, sent: float, received: float, server: float) -> None:
         """A moment of the ledger's clock that lay between two of ours."""
-        self._bounds.append((server - received, server - sent + RESOLUTION_S))
-        self._offset = None
+        low, high = server - received, server - sent + RESOLUTION_S
+        age = DRIFT * abs(received - self._at)
+        self._low, self._high, self._at = max(self._low - age, low), min(self._high + age, high), received
+        if self._low > self._high:  # somebody set a clock: what was known before is void
+            self._low, self._high = low, high
 
     def offset(self) -> Offset:
         """The offset as far as it is known; without any answer, 0 give or take infinity."""
-        if self._offset is None:
-            self._offset = self._measured()
-        return self._offset
-
-    def _measured(self) -> Offset:
-        if not self._bounds:
+        if self._high == float("inf"):
             return Offset(0.0, float("inf"))
-        low = max(low for low, _ in self._bounds)
-        high = min(high for _, high in self._bounds)
-        if low > high:  # it moved meanwhile: the tightest single answer says most
-            low, high = min(self._bounds, key=lambda bound: bound[1] - bound[0])
-        return Offset((low + high) / 2, (high - low) / 2)
+        return Offset((self._low + self._high) / 2, (self._high - self._low) / 2)

@@ -76,9 +76,10 @@ class Run:
         """Which stage has its turn."""
         return self.shape.stage_at(self.elapsed)
 
-    def stage_name(self) -> str:
-        """Its name; after the last one, still the last one's."""
-        return (self.stage() or self.shape.stages[-1]).name
+    def stage_name(self, at: float | None = None) -> str:
+        """The name of the stage that has its turn, or had it then; after the last one, still the last one's."""
+        elapsed = self.elapsed if at is None else at - self.began
+        return (self.shape.stage_at(elapsed) or self.shape.stages[-1]).name
 
     def begin(self, worker: bool) -> None:
         """From now on, time counts, and we watch: a worker itself only."""
@@ -93,14 +94,14 @@ class Run:
         if self.impatient:
             return True
         if self.reports:
-            return all(one["ending"] and not one["open"] for one in self.reports.values())
-        return not self.desk.ledger.open()
+            return all(one["ending"] and not one["busy"] for one in self.reports.values())
+        return not self.desk.busy
 
     def news(self) -> Json:
         """What a worker tells its master."""
         bounds = self.desk.clock.offset()
-        told = {"ending": self.ending.is_set(), "open": self.desk.ledger.open(), "generator": self.generator.news()}
-        return told | self.desk.ledger.news() | {"offset": [bounds.seconds, bounds.uncertainty, len(self.desk.clock)]}
+        told = {"ending": self.ending.is_set(), "busy": self.desk.busy, "generator": self.generator.news()}
+        return told | self.desk.ledger.news() | {"offset": [bounds.seconds, bounds.uncertainty]}
 
     def hear(self, worker: str, news: Json) -> None:
         """What a worker has told."""
@@ -125,13 +126,15 @@ def prepare(options: argparse.Namespace, report: Report) -> Run:
     Raises:
         LoadError: something is missing or makes no sense.
     """
+    if min(options.scale, options.stretch) <= 0:
+        raise LoadError("--scale and --stretch must be above 0.")
     book = shapes.read(Path(options.shapes))
     shape = book.shape(options.shape).changed(options.stretch, options.scale)
     target = _target(options)
     offered, lanes = _asked(target)
     page = looked_at(options.fetch) if options.fetch else None
     pieces = choose(book, shape, offered, _wanted(options.lanes, lanes), page)
-    desk = Desk(shape, pieces, report, lambda: current().stage_name(), page)
+    desk = Desk(shape, pieces, report, lambda at: current().stage_name(at), page)
     limits, plan = slo.read(Path(options.slo)), Path(options.plan) if options.plan else None
     run = Run(options.shape, target, desk, lanes, limits, plan, watch.Lanes(Api(target)), watch.Host(target.host))
     for lane in run.loaded:

@@ -10,7 +10,7 @@ from typing import Any
 from loadtests.audit import Audit
 from loadtests.context import Run
 from loadtests.ledger import Record, by_lane, followed
-from loadtests.numbers import percentile, summary
+from loadtests.percentiles import percentile, summary
 from loadtests.shapes import Stage
 from loadtests.sizing import planned
 from loadtests.slo import STAGES, Generator, Verdict
@@ -44,7 +44,7 @@ def by_stage(run: Run, records: Sequence[Record], lanes: Sequence[Json]) -> list
             "start": start,
             "end": end,
             "lanes": {
-                lane: _stage_of(lane, stage, mine, [one for one in lanes if start <= one["at"] - run.began < end])
+                lane: _stage_of(run, (start, end), mine, [one for one in lanes if start <= one["at"] - run.began < end])
                 for lane, mine in by_lane(records).items()
             },
         }
@@ -53,19 +53,30 @@ def by_stage(run: Run, records: Sequence[Record], lanes: Sequence[Json]) -> list
     ]
 
 
-def _stage_of(lane: str, stage: Stage, records: Sequence[Record], looks: Sequence[Json]) -> Json:
-    mine = [record for record in records if record.stage == stage.name]
-    waits = [look["lanes"].get(lane, {}).get("queued", 0) for look in looks]
+def _stage_of(run: Run, between: tuple[float, float], records: Sequence[Record], looks: Sequence[Json]) -> Json:
+    start, end = between
+    mine = [record for record in records if start <= record.due_at - run.began < end]
+    accepted = sum(start <= record.accepted_at - run.began < end for record in records)
+    waits = [look["lanes"].get(records[0].lane, {}).get("queued", 0) for look in looks]
     ends = [record.stages()["end to end"] for record in mine if record.told_at is not None]
     runs = [record.stages()["run"] for record in mine if "run" in record.stages()]
     return {
-        "arrived": len(mine) / stage.seconds,
+        "arrived": len(mine) / (end - start),
+        "accepted": accepted / (end - start),
+        "ended": _finished_between(run, records, start, end) / (end - start),
         "run": statistics.median(runs) if len(runs) >= 3 else None,
         "p50": percentile(ends, 0.5) if ends else None,
         "p95": percentile(ends, 0.95) if ends else None,
         "queued": max(waits, default=0),
         "saturated": bool(waits) and sum(wait > 0 for wait in waits) >= SATURATED * len(waits),
     }
+
+
+def state(stage: Json) -> str:
+    """What held a lane up in a stage: nothing, the lane itself, or the way in (web tier, database, this generator)."""
+    if stage["accepted"] < KEPT_UP * stage["arrived"]:
+        return "way in"
+    return "lane" if stage["saturated"] and stage["ended"] < KEPT_UP * stage["arrived"] else ""
 
 
 # ---- prediction against measurement ---------------------------------------------------------------------------------
@@ -85,13 +96,14 @@ def _ceiling(run: Run, lane: str, records: Sequence[Record], plan: Json | None, 
     slots = plan["slots"] if plan else live["slots"]
     calm = next((one["lanes"][lane]["run"] for one in stages if one["lanes"].get(lane, {}).get("run")), None)
     predicted = slots / calm if calm else None
-    best, saturated = _best(run, lane, records, stages)
+    best, saturated = _best(lane, stages)
     whole = len([one for one in records if one.finished]) / max(1e-9, run.ended - run.began)
     return {
         "pool": live["pool"],
         "slots": live["slots"],
         "service": calm,
         "predicted": predicted,
+        "rate": whole,
         "measured": best if saturated else whole,
         "saturated": saturated,
         "efficiency": best / predicted if predicted and saturated else None,
@@ -99,15 +111,10 @@ def _ceiling(run: Run, lane: str, records: Sequence[Record], plan: Json | None, 
     }
 
 
-def _best(run: Run, lane: str, records: Sequence[Record], stages: Sequence[Json]) -> tuple[float, bool]:
+def _best(lane: str, stages: Sequence[Json]) -> tuple[float, bool]:
     """The most that a lane finished a second, over the stages in which it was saturated."""
-    rates = []
-    for stage in stages:
-        if stage["lanes"].get(lane, {}).get("saturated"):
-            rates.append(
-                _finished_between(run, records, stage["start"], stage["end"]) / (stage["end"] - stage["start"])
-            )
-    return max(rates, default=0.0), bool(rates)
+    found = [one["ended"] for stage in stages if (one := stage["lanes"].get(lane, {})).get("saturated")]
+    return max(found, default=0.0), bool(found)
 
 
 def _finished_between(run: Run, records: Iterable[Record], start: float, end: float) -> int:
@@ -115,22 +122,24 @@ def _finished_between(run: Run, records: Iterable[Record], start: float, end: fl
     return sum(start <= moment < end for moment in moments)
 
 
-def knees(run: Run, records: Sequence[Record], stages: Sequence[Json]) -> dict[str, str]:
-    """For an open shape with several loads: the rate from which a lane no longer keeps up."""
+def knees(run: Run, stages: Sequence[Json]) -> dict[str, str]:
+    """For an open shape with several loads: the rate from which a lane no longer keeps up, and why."""
     if run.shape.model != "open" or len(stages) < 2:
         return {}
-    return {lane: _knee(run, lane, mine, stages) for lane, mine in by_lane(records).items()}
+    return {lane: knee([stage["lanes"][lane] for stage in stages]) for lane in stages[0]["lanes"]}
 
 
-def _knee(run: Run, lane: str, records: Sequence[Record], stages: Sequence[Json]) -> str:
+def knee(stages: Sequence[Json]) -> str:
+    """Where one lane's stages stop keeping up."""
     kept = 0.0
-    for stage in stages:
-        one = stage["lanes"][lane]
-        done = _finished_between(run, records, stage["start"], stage["end"]) / (stage["end"] - stage["start"])
-        if one["saturated"] and done < KEPT_UP * one["arrived"]:
-            return f"saturates between {kept:.1f} and {one['arrived']:.1f} jobs/s; it does {done:.1f}"
+    for one in stages:
+        between = f"between {kept:.1f} and {one['arrived']:.1f} jobs/s"
+        if state(one) == "lane":
+            return f"the lane saturates {between}; it does {one['ended']:.1f}"
+        if state(one) == "way in":
+            return f"the way in saturates before the lane, {between}: {one['accepted']:.1f} were accepted"
         kept = max(kept, one["arrived"])
-    return f"kept up with all of it, {kept:.1f} jobs/s"
+    return f"it kept up with all of it, {kept:.1f} jobs/s"
 
 
 # ---- over time ------------------------------------------------------------------------------------------------------
@@ -154,7 +163,7 @@ def _binned(run: Run, records: Sequence[Record], width: float, number: int) -> J
         _count(arrived, record.due_at - run.began, width)
         if record.told_at is not None and (at := int((record.told_at - run.began) / width)) < number:
             ended[at] += 1
-            waits[at].append(record.stages()["end to end"])
+            waits[at] += [] if record.polled else [record.stages()["end to end"]]
     return {
         "arrived": [count / width for count in arrived],
         "ended": [count / width for count in ended],
@@ -248,7 +257,10 @@ def head(run: Run) -> Json:
         "interrupted": run.interrupted,
         "processes": run.processes,
         "pieces": [f"{piece.lane}: {piece.work.kind} {piece.work.params or ''}".strip() for piece in run.desk.pieces],
-        "clock": {"offset": offset.seconds, "uncertainty": offset.uncertainty if len(run.desk.clock) else None},
+        "clock": {
+            "offset": offset.seconds,
+            "uncertainty": offset.uncertainty if math.isfinite(offset.uncertainty) else None,
+        },
     }
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests import VAR, LoadError, clock, figures, slo
+from loadtests import ROOT, VAR, LoadError, clock, figures, report, slo
 from loadtests.api import Api, NotAccepted
 from loadtests.audit import Audit, audit
 from loadtests.context import Run
@@ -21,8 +21,8 @@ SHOWN = 20
 FAILED, INTERRUPTED = 1, 130
 
 
-def finish(run: Run, options: argparse.Namespace) -> tuple[str, int]:
-    """The last line, and the exit status."""
+def finish(run: Run) -> Json:
+    """Audit and judge: the whole document, with the last line of the run and its exit status."""
     if run.progress:
         run.progress.stop()
     run.ending.set()
@@ -30,12 +30,17 @@ def finish(run: Run, options: argparse.Namespace) -> tuple[str, int]:
     found = _audited(run)
     facts = measured(run, found)
     passed = found.passed and facts["held"] and not facts["generator"]["invalid"]
-    facts["passed"], facts["line"] = passed, found.line(passed)
+    status = (INTERRUPTED if run.interrupted else 0) if passed else FAILED
+    return facts | {"passed": passed, "line": found.line(passed), "status": status}
+
+
+def tell(facts: Json, options: argparse.Namespace) -> None:
+    """In the terminal, in run.json, and in the report."""
     folder = keep(facts, options.out)
-    say(facts, folder)
-    if not passed:
-        return facts["line"], FAILED
-    return facts["line"], INTERRUPTED if run.interrupted else 0
+    say(facts)
+    pictures = report.write(facts, folder, pictures=not options.no_pictures)
+    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    print(f"report: {where / 'report.html'}" + (f" ({pictures})" if pictures else ""))
 
 
 def _audited(run: Run) -> Audit:
@@ -64,7 +69,7 @@ def measured(run: Run, found: Audit) -> Json:
         "ways": figures.ways(records),
         "stages": stages,
         "ceilings": ceilings,
-        "knees": figures.knees(run, records, stages),
+        "knees": figures.knees(run, stages),
         "over_time": figures.over_time(run, records),
         "lanes": run.lanes,
         "lane_samples": run.lanes_seen.samples,
@@ -84,7 +89,7 @@ def keep(facts: Json, out: str) -> Path:
 # ---- in the terminal ------------------------------------------------------------------------------------------------
 
 
-def say(facts: Json, folder: Path) -> None:
+def say(facts: Json) -> None:
     """What matters most, for whoever watched."""
     console = Console(width=None if Console().is_terminal else 120)
     console.print(times(facts))
@@ -100,7 +105,6 @@ def say(facts: Json, folder: Path) -> None:
         console.print(f"[red]{one['verdict']}[/] {one['name']} {one['id']}: {escape(one['why'])}", highlight=False)
     if (more := len(facts["audit"]["exceptions"]) - SHOWN) > 0:
         console.print(f"and {more} more, in the report")
-    console.print(f"report: {folder}", highlight=False, soft_wrap=True)
 
 
 def ms(seconds: float) -> str:

@@ -42,9 +42,9 @@ class Record:
     endings: list[list[Any]] = field(default_factory=list)  # the ends that were seen; there should be one
     verified: str = ""  # the fingerprint of the result that was found right
     wrong: str = ""  # why it is not right
+    trouble: str = ""  # what kept its client from seeing the end
     double: str = ""  # why it is there twice
-    closed: bool = False  # its client is done with it
-    cut: bool = False  # its client was stopped before it could see the end
+    closed: bool = False  # its client has seen it through, or has given it up; otherwise it was stopped in between
 
     @property
     def name(self) -> str:
@@ -125,10 +125,6 @@ class Ledger:
             known.double = "two submits were answered with its id"
             return
         self.records[record.id] = record
-
-    def open(self) -> int:
-        """Jobs that their clients still see through."""
-        return sum(not record.closed for record in self.records.values())
 
 
 def followed(records: Iterable[Record]) -> list[Record]:

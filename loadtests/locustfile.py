@@ -179,12 +179,14 @@ def end(environment: Environment, **_: Any) -> None:
     """Audit, judge, report."""
     if isinstance(environment.runner, WorkerRunner):
         return
+    environment.process_exit_code = finish.FAILED  # unless all that follows goes well
     try:
-        line, code = finish.finish(context.current(), environment.parsed_options)
+        facts = finish.finish(context.current())
     except LoadError as error:
         refuse(error)
-    LAST.append(line)
-    environment.process_exit_code = code
+    LAST.append(facts["line"])
+    finish.tell(facts, environment.parsed_options)
+    environment.process_exit_code = facts["status"]
 
 
 @events.quit.add_listener

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from loadtests.context import Run
 from loadtests.ledger import by_lane
-from loadtests.numbers import percentile
+from loadtests.percentiles import percentile
 
 EVERY_S = 0.5
 LINE_EVERY_S = 10.0

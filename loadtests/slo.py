@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from loadtests import HERE
 from loadtests.ledger import Record
-from loadtests.numbers import named, percentile
+from loadtests.percentiles import named, percentile
 from loadtests.shapes import Strict, checked
 
 LIMITS = HERE / "slo.yml"

@@ -155,18 +155,17 @@ def found(port: int) -> Iterable[tuple[int, tuple[str, psutil.Process]]]:
 
 
 def _family(port: int) -> list[psutil.Process]:
-    """The listener's parent with all its children (the demo); where that is init, every process of this host."""
+    """What the demo that listens there has started; if it is no demo, every process of this host."""
     with contextlib.suppress(psutil.Error):
-        listeners = {
-            one.pid for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == port
-        }
-        tops = [psutil.Process(pid) for pid in listeners if pid]
-        heads = [top for top in tops if top.ppid() not in listeners]
-        if heads and (parent := heads[0].parent()) is not None and parent.pid != 1:
-            return list(parent.children(recursive=True))
+        for one in psutil.net_connections("tcp"):
+            if one.status == "LISTEN" and one.laddr.port == port and one.pid:
+                parents = psutil.Process(one.pid).parents()
+                demos = [parent for parent in parents if DEMO in " ".join(parent.cmdline())]
+                return demos[0].children(recursive=True) if demos else list(psutil.process_iter())
     return list(psutil.process_iter())
 
 
+DEMO = " -m demo"
 GROUPS = (
     ("config.wsgi", "web"),
     ("demo.edge", "edge and push"),
