@@ -24,6 +24,7 @@ from loadtests import LoadError, clock
 Json = dict[str, Any]
 FINISHED = {"succeeded", "failed", "cancelled"}
 BROKEN = (OSError, HTTPParseError)  # of a connection; OSError has timeouts and TLS in it
+AWAY = {0, 502, 503, 504}  # statuses of a server that may be back in a moment; 0 is no answer at all
 FINAL = range(4000, 5000)  # close codes of our own: asking again will not help
 RECONNECT_S = 0.2
 PATIENCE_S = 30.0

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from loadtests import clock, work
-from loadtests.api import FINISHED, Api, NotAccepted
+from loadtests.api import AWAY, FINISHED, Api, NotAccepted
 from loadtests.client import judge
 from loadtests.ledger import Record
 from loadtests.work import Page
@@ -68,12 +68,14 @@ def audit(records: Mapping[str, Record], api: Api, page: Page | None) -> Audit:
 def settled(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
     """The server's rows by id, as soon as all have ended, or when no deadline is left."""
     until = max((record.due_at + record.deadline_s for record in records.values()), default=0.0)
+    jobs = listed(records, api)
     while True:
-        jobs = listed(records, api)
-        open_ones = [rows for rows in jobs.values() if any(row["state"] not in FINISHED for row in rows)]
-        if not open_ones or clock.now() > until:
+        waiting = [job_id for job_id, rows in jobs.items() if any(row["state"] not in FINISHED for row in rows)]
+        if not waiting or clock.now() > until:
             return jobs
         gevent.sleep(LOOK_AGAIN_S)
+        for job_id in waiting:
+            jobs[job_id] = [_asked(api, f"/api/jobs/{job_id}")]
 
 
 def listed(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
@@ -81,7 +83,7 @@ def listed(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
     found: dict[str, list[Json]] = {}
     oldest, cursor = min(records, default=""), None
     while records:
-        page = _page(api, cursor)
+        page = _asked(api, f"/api/jobs?limit={PAGE}" + (f"&cursor={cursor}" if cursor else ""))
         for row in page["items"]:
             if row["id"] in records:
                 found.setdefault(row["id"], []).append(row)
@@ -91,15 +93,15 @@ def listed(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
     return found
 
 
-def _page(api: Api, cursor: str | None) -> Json:
-    """One page; a server that is away for a moment is waited for."""
+def _asked(api: Api, path: str) -> Json:
+    """An answer; a server that is away for a moment is waited for."""
     until = clock.now() + OUTAGE_S
     while True:
         try:
-            page: Json = api.ask("GET", f"/api/jobs?limit={PAGE}" + (f"&cursor={cursor}" if cursor else "")).body
-            return page
-        except NotAccepted:
-            if clock.now() > until:
+            body: Json = api.ask("GET", path).body
+            return body
+        except NotAccepted as error:
+            if error.status not in AWAY or clock.now() > until:
                 raise
         gevent.sleep(LOOK_AGAIN_S)
 

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from loadtests import work
-from loadtests.api import FINISHED, Answer, Api, NotAccepted
+from loadtests.api import AWAY, FINISHED, Answer, Api, NotAccepted
 from loadtests.clock import Clock, now
 from loadtests.ledger import Ledger, Record, epoch
 from loadtests.shapes import Shape, Way
@@ -22,7 +22,6 @@ from loadtests.work import Page, Piece
 Json = dict[str, Any]
 Report = Callable[[str, str, float, str], None]
 """stage, name, seconds, what went wrong"""
-AWAY = {0, 502, 503, 504}
 SETTLING = 0.1
 """Share of the deadline that reading the result may take on top, before the client gives up."""
 
@@ -143,8 +142,7 @@ class Client:
                 self._until_verified(record)
         except NotAccepted as error:
             record.trouble = str(error)
-        record.closed = True
-        desk.ledger.changed(record)
+        desk.ledger.close(record)
         self._report(record)
 
     def _until_verified(self, record: Record) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import gevent
 import gevent.event
 
-from loadtests import LoadError, clock, shapes, slo, watch
+from loadtests import LoadError, clock, shapes, slo, stores, watch
 from loadtests.api import BROKEN, Api, NotAccepted, Target, why
 from loadtests.client import Desk, Report
 from loadtests.shapes import Shape, Stage
@@ -44,6 +44,7 @@ class Run:
     plan: Path | None
     lanes_seen: watch.Lanes
     host_seen: watch.Host
+    stores_seen: stores.Stores
     processes: int = 1
     began: float = 0.0
     ended: float = 0.0
@@ -85,8 +86,8 @@ class Run:
         """From now on, time counts, and we watch: a worker itself only."""
         self.began = clock.now()
         gevent.spawn(self.generator.tick)
-        looks = [self.generator.look] if worker else [self.generator.look, self.lanes_seen.look, self.host_seen.look]
-        for look in looks:
+        others = [] if worker else [self.lanes_seen.look, self.host_seen.look, self.stores_seen.look]
+        for look in (self.generator.look, *others):
             watch.every(watch.EVERY_S, look)
 
     def drained(self) -> bool:
@@ -96,6 +97,11 @@ class Run:
         if self.reports:
             return all(one["ending"] and not one["busy"] for one in self.reports.values())
         return not self.desk.busy
+
+    def offset(self) -> clock.Offset:
+        """The clocks' offset as this process measured it; a master has only what its workers say, the best of it."""
+        told = [clock.Offset(*one["offset"]) for one in self.reports.values()]
+        return min([self.desk.clock.offset(), *told], key=lambda offset: offset.uncertainty)
 
     def news(self) -> Json:
         """What a worker tells its master."""
@@ -136,7 +142,8 @@ def prepare(options: argparse.Namespace, report: Report) -> Run:
     pieces = choose(book, shape, offered, _wanted(options.lanes, lanes), page)
     desk = Desk(shape, pieces, report, lambda at: current().stage_name(at), page)
     limits, plan = slo.read(Path(options.slo)), Path(options.plan) if options.plan else None
-    run = Run(options.shape, target, desk, lanes, limits, plan, watch.Lanes(Api(target)), watch.Host(target.host))
+    watched = watch.Lanes(Api(target)), watch.Host(target.host), stores.Stores()
+    run = Run(options.shape, target, desk, lanes, limits, plan, *watched)
     for lane in run.loaded:
         if not lanes[lane]["slots"]:
             raise LoadError(f"No worker serves the {lane} lane now: start one, or leave the lane out with --lanes.")

@@ -101,7 +101,7 @@ def age(facts: Json, lane: str) -> str:
 
 
 def machines(facts: Json) -> str:
-    drawn = [*host_figures(facts), *generator_figures(facts)]
+    drawn = [*host_figures(facts), *store_figures(facts), *generator_figures(facts)]
     return f'<div class="card"><div class="charts">{"".join(drawn)}</div></div>' if drawn else ""
 
 
@@ -142,6 +142,20 @@ def group_colour(facts: Json, name: str, names: Sequence[str]) -> str:
     others = [one for one in names if one.removeprefix("worker ") not in facts["lanes"]]
     free = GROUPS[min(LANES, len(facts["lanes"])) :]
     return free[others.index(name) % len(free)]
+
+
+def store_figures(facts: Json) -> Iterable[str]:
+    """What Redis and PostgreSQL were asked."""
+    began = facts["run"]["began_at"]
+    for at, (name, title) in enumerate(
+        {"redis": "Redis: commands/s", "postgresql": "PostgreSQL: transactions/s"}.items()
+    ):
+        points = [(one["at"] - began, one[name]["rate"]) for one in facts["stores"]["samples"] if name in one]
+        if len(points) > 1:
+            line = Series("a second", points, f"var({GROUPS[at]})", "area")
+            most = max(one[name]["connections"] for one in facts["stores"]["samples"] if name in one)
+            keys = [soft(f"{most:.0f} connections at most")]
+            yield figure(title, chart([line], facts["run"]["seconds"], number), keys)
 
 
 def generator_figures(facts: Json) -> Iterable[str]:

@@ -244,7 +244,7 @@ def _generator(name: str, samples: Sequence[Json]) -> Json:
 
 def head(run: Run) -> Json:
     """What was run, when and against what."""
-    offset = run.desk.clock.offset()
+    offset = run.offset()
     return {
         "shape": run.name,
         "summary": run.shape.summary,

@@ -74,6 +74,7 @@ def measured(run: Run, found: Audit) -> Json:
         "lanes": run.lanes,
         "lane_samples": run.lanes_seen.samples,
         "host": {"known": run.host_seen.known, "cores": run.host_seen.cores, "samples": run.host_seen.samples},
+        "stores": {"missing": run.stores_seen.missing, "samples": run.stores_seen.samples},
         "generator": figures.generators(generators, run.limits.generator),
     }
 

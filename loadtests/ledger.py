@@ -3,6 +3,7 @@
 Times are seconds since the epoch. Those named `..._at` are of our clock, those under `server` of the ledger's.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -81,11 +82,32 @@ def ending(job: Json) -> list[Any]:
     return [job["state"], job["finished_at"], fingerprint(job["result"])]
 
 
+RECENT = 2000
+
+
+@dataclass
+class Tally:
+    """One lane at a glance, kept up record by record: a soak has too many to count them for each picture."""
+
+    submitted: int = 0
+    closed: int = 0
+    failed: int = 0
+    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def close(self, record: Record) -> None:
+        """Its client is done with it."""
+        self.closed += 1
+        self.failed += bool(record.told_at is None or record.wrong or record.double or record.trouble)
+        if record.told_at is not None:
+            self.recent.append((record.told_at, record.told_at - record.due_at))
+
+
 class Ledger:
     """All records of this process; on a master, of all workers too."""
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self.refused: dict[str, int] = {}
         self._news: dict[str, Record] = {}
         self._refusals: list[str] = []
@@ -94,11 +116,15 @@ class Ledger:
         """A new promise. The same id twice means that two submits were given one job."""
         if record.id in self.records:
             self.records[record.id].double = "two submits were answered with its id"
-        self.records.setdefault(record.id, record)
+        else:
+            self.records[record.id] = record
+            self.tallies[record.lane].submitted += 1
         self._news[record.id] = self.records[record.id]
 
-    def changed(self, record: Record) -> None:
-        """There is more to tell the master."""
+    def close(self, record: Record) -> None:
+        """Its client has seen it through, or has given it up."""
+        record.closed = True
+        self.tallies[record.lane].close(record)
         self._news[record.id] = record
 
     def refuse(self, sentence: str) -> None:
@@ -124,6 +150,10 @@ class Ledger:
         if known is not None and known.sent_at != record.sent_at:
             known.double = "two submits were answered with its id"
             return
+        tally = self.tallies[record.lane]
+        tally.submitted += known is None
+        if record.closed and not (known and known.closed):
+            tally.close(record)
         self.records[record.id] = record
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.context import Run
-from loadtests.ledger import by_lane
+from loadtests.ledger import Tally
 from loadtests.percentiles import percentile
 
 EVERY_S = 0.5
@@ -68,19 +68,20 @@ def bar(run: Run) -> ProgressBar:
 
 def status(run: Run) -> dict[str, dict[str, float]]:
     """For each lane what its clients have seen."""
-    found = {}
+    return {lane: _status(run, tally) for lane, tally in sorted(run.desk.ledger.tallies.items())}
+
+
+def _status(run: Run, tally: Tally) -> dict[str, float]:
     since = run.began + run.elapsed - RECENT_S
-    for lane, records in by_lane(list(run.desk.ledger.records.values())).items():
-        recent = [one.stages()["end to end"] for one in records if one.told_at is not None and one.told_at > since]
-        found[lane] = {
-            "submitted": len(records),
-            "open": sum(not one.closed for one in records),
-            "failed": sum(one.closed and bool(one.wrong or one.double or one.told_at is None) for one in records),
-            "rate": len(recent) / min(RECENT_S, max(run.elapsed, 1.0)),
-            "p50": percentile(recent, 0.5) if recent else 0.0,
-            "p95": percentile(recent, 0.95) if recent else 0.0,
-        }
-    return found
+    recent = [span for at, span in tally.recent if at > since]
+    return {
+        "submitted": tally.submitted,
+        "open": tally.submitted - tally.closed,
+        "failed": tally.failed,
+        "rate": len(recent) / min(RECENT_S, max(run.elapsed, 1.0)),
+        "p50": percentile(recent, 0.5) if recent else 0.0,
+        "p95": percentile(recent, 0.95) if recent else 0.0,
+    }
 
 
 def lanes(run: Run) -> Table:

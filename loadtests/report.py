@@ -248,15 +248,12 @@ def generator_words(facts: Json) -> str:
 
 def seen(facts: Json) -> str:
     """What could be looked at, and what could not."""
+    hosts = f"By what the processes do, on {facts['host']['cores']} cores."
     if not facts["host"]["known"]:
-        return (
-            "The server is not on this host, so its processes, Redis and PostgreSQL were not looked at; see the hosts' "
-            "own monitoring. The generator: "
-        )
-    groups = {name for one in facts["host"]["samples"] for name in one["cpu"]}
-    absent = [name for name in ("redis", "postgresql") if name not in groups]
-    missing = f" No {' and no '.join(absent)} process was found here." if absent else ""
-    return f"By what the processes do, on {facts['host']['cores']} cores.{missing} The generator: "
+        hosts = "The server is not on this host, so its processes were not looked at: see the hosts' own monitoring."
+    names = {"redis": "Redis", "postgresql": "PostgreSQL"}
+    missing = (f"{names[name]} was not asked: {escape(why)}." for name, why in facts["stores"]["missing"].items())
+    return " ".join([hosts, *missing, "The generator: "])
 
 
 def looked_at(facts: Json) -> str:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from servers import ROOT, free_port, wait_until
 PATIENCE_S = 180
 WORK = {
     "wait": {"kind": "wait", "lane": "io", "params": {"lane": "io", "ms": 200}, "cost_s": 0.2},
+    "picture": {"kind": "mandelbrot", "lane": "cpu", "params": {"width": 64, "height": 48}, "cost_s": 0.1},
+    "page": {"kind": "fetch", "lane": "io", "params": {}, "cost_s": 0.1},
     "digest": {"kind": "digest", "lane": "quick", "params": {}, "cost_s": 0.02},
 }
 CLOSED = {
@@ -72,15 +75,26 @@ class Demo:
         connection.close()
         return rows
 
-    def signal_worker(self, lane: str, number: int) -> None:
-        """To every process of a lane's worker unit."""
+    def processes(self) -> Iterator[tuple[int, list[str]]]:
+        """Its processes, with their arguments."""
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                ours = self.mark.encode() in (folder / "environ").read_bytes()
-                if ours and f"-n\0{lane}-".encode() in (folder / "cmdline").read_bytes():
-                    os.kill(int(folder.name), number)
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    yield int(folder.name), (folder / "cmdline").read_text().split("\0")
             except OSError:  # it has just ended, or it is not ours to look at
                 continue
+
+    def signal_worker(self, lane: str, number: int) -> None:
+        """To every process of a lane's worker unit."""
+        for pid, arguments in self.processes():
+            if any(one.startswith(f"{lane}-") for one in arguments):
+                os.kill(pid, number)
+
+    @property
+    def site(self) -> str:
+        """The pages that it serves for `fetch` to look at."""
+        ports = [arguments[-2] for _, arguments in self.processes() if "demo.serve_site" in arguments]
+        return f"http://127.0.0.1:{ports[0]}"
 
 
 @dataclass

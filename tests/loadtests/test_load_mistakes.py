@@ -24,7 +24,11 @@ def refused(run):
         (("--host", "headrace.example"), {"HEADRACE_TOKEN": "x"}, "--host headrace.example is no address"),
         ((), {"HEADRACE_TOKEN": "x"}, "--host (none) is no address"),
         (("--host", NOWHERE), {"HEADRACE_TOKEN": "x"}, "it refuses the connection"),
-        (("--host", "https://127.0.0.1:1", "--ca", "/nowhere.pem"), {"HEADRACE_TOKEN": "x"}, "--ca /nowhere.pem cannot"),
+        (
+            ("--host", "https://127.0.0.1:1", "--ca", "/nowhere.pem"),
+            {"HEADRACE_TOKEN": "x"},
+            "--ca /nowhere.pem cannot",
+        ),
         (("--shapes", "/nowhere.yml"), {}, "/nowhere.yml cannot be read"),
         (("--host", NOWHERE, "--scale", "0"), {"HEADRACE_TOKEN": "x"}, "--scale and --stretch must be above 0"),
     ],

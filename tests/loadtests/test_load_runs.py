@@ -19,8 +19,8 @@ def counts(load):
 
 
 def a_finished_digest(demo, since):
-    """The id of a job that this run has just seen the end of."""
-    found = "SELECT id FROM jobs_job WHERE kind = 'digest' AND state = 'succeeded' AND id > ? ORDER BY id LIMIT 1"
+    """The id of a job whose client has just been told of the end."""
+    found = "SELECT id FROM jobs_job WHERE kind = 'digest' AND notified_at IS NOT NULL AND id > ? ORDER BY id LIMIT 1"
     return wait_until(lambda: demo.ledger(found, since), 60, "a digest has ended")[0][0]
 
 
@@ -59,7 +59,23 @@ def test_an_open_run_counts_from_the_moment_that_was_intended_and_is_green(demo,
     assert expected - 2 <= number["submitted"] <= expected
 
 
+def test_the_kinds_that_people_use_are_verified_too(demo, load):
+    run = load(CLOSED | {"work": {"picture": 1, "page": 1, "digest": 1}}, "--fetch", f"{demo.site}/gate.html")
+    assert run.wait() == 0, run.said
+    assert counts(run)[1] == "PASS"
+    assert {row["kind"] for row in run.facts["table"]} >= {"mandelbrot", "fetch", "digest"}
+
+
 # Red
+
+
+def test_a_generator_that_is_too_slow_to_be_believed_turns_the_run_red(demo, load):
+    run = load(CLOSED, generator={"cpu": 0, "delay_p99_s": 60})
+    assert run.wait() == 1, run.said
+    number, verdict = counts(run)
+    assert verdict == "FAIL"
+    assert number["submitted"] == number["verified"]
+    assert "invalid: the load generator was too slow" in run.out
 
 
 def test_a_slowed_lane_turns_the_run_red_and_no_other(demo, load, stopped_io):
