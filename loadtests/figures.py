@@ -133,13 +133,13 @@ def knee(stages: Sequence[Json]) -> str:
     """Where one lane's stages stop keeping up."""
     kept = 0.0
     for one in stages:
-        between = f"between {kept:.1f} and {one['arrived']:.1f} jobs/s"
+        before = f"keeps up with {kept:.1f} jobs/s; at {one['arrived']:.1f}"
         if state(one) == "lane":
-            return f"the lane saturates {between}; it does {one['ended']:.1f}"
+            return f"{before} the lane saturates, and ends {one['ended']:.1f}"
         if state(one) == "way in":
-            return f"the way in saturates before the lane, {between}: {one['accepted']:.1f} were accepted"
+            return f"{before} the way in saturates before the lane, and accepts {one['accepted']:.1f}"
         kept = max(kept, one["arrived"])
-    return f"it kept up with all of it, {kept:.1f} jobs/s"
+    return f"keeps up with all of it, {kept:.1f} jobs/s"
 
 
 # ---- over time ------------------------------------------------------------------------------------------------------

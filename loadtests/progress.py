@@ -3,6 +3,7 @@
 import gevent
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -62,8 +63,9 @@ def head(run: Run) -> Text:
     return Text(f"{run.name} against {run.target.host}: {stage}, {run.elapsed:.0f} of {run.shape.seconds:.0f} s")
 
 
-def bar(run: Run) -> ProgressBar:
-    return ProgressBar(total=run.shape.seconds, completed=min(run.elapsed, run.shape.seconds), width=72)
+def bar(run: Run) -> Padding:
+    done = ProgressBar(run.shape.seconds, min(run.elapsed, run.shape.seconds), width=72, complete_style="cyan")
+    return Padding(done, (0, 0, 1, 0), expand=False)
 
 
 def status(run: Run) -> dict[str, dict[str, float]]:

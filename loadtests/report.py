@@ -248,12 +248,22 @@ def generator_words(facts: Json) -> str:
 
 def seen(facts: Json) -> str:
     """What could be looked at, and what could not."""
-    hosts = f"By what the processes do, on {facts['host']['cores']} cores."
+    hosts = f"By what the processes do. {busy(facts['host'])}"
     if not facts["host"]["known"]:
         hosts = "The server is not on this host, so its processes were not looked at: see the hosts' own monitoring."
     names = {"redis": "Redis", "postgresql": "PostgreSQL"}
     missing = (f"{names[name]} was not asked: {escape(why)}." for name, why in facts["stores"]["missing"].items())
     return " ".join([hosts, *missing, "The generator: "])
+
+
+def busy(host: Json) -> str:
+    """How much of the host was in use, and by whom: a neighbour that takes the cores explains a lot."""
+    samples = host["samples"]
+    if not samples:
+        return ""
+    whole = sum(one["busy"] for one in samples) / len(samples)
+    ours = sum(sum(one["cpu"].values()) for one in samples) / len(samples)
+    return f"Of the host's {host['cores']} cores {whole:.1f} were in use on average, {ours:.1f} by what is drawn here."
 
 
 def looked_at(facts: Json) -> str:

@@ -227,9 +227,9 @@ def stage(arrived, accepted, ended, saturated):
 @pytest.mark.parametrize(
     ("last", "words"),
     [
-        (stage(20, 20, 20, False), "kept up with all of it, 20.0"),
-        (stage(20, 20, 12, True), "the lane saturates between 10.0 and 20.0 jobs/s; it does 12.0"),
-        (stage(20, 9, 9, False), "the way in saturates before the lane, between 10.0 and 20.0"),
+        (stage(20, 20, 20, False), "keeps up with all of it, 20.0"),
+        (stage(20, 20, 12, True), "keeps up with 10.0 jobs/s; at 20.0 the lane saturates, and ends 12.0"),
+        (stage(20, 9, 9, False), "at 20.0 the way in saturates before the lane, and accepts 9.0"),
     ],
 )
 def test_the_knee_is_where_a_lane_or_the_way_in_stops_keeping_up(last, words):
