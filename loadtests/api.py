@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import gevent
 import websocket
 from geventhttpclient import HTTPClient
-from geventhttpclient.response import HTTPParseError
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 
 from loadtests import LoadError, clock
 
@@ -91,11 +91,24 @@ class Api:
         data = b"" if body is None else json.dumps(body).encode()
         sent = clock.now()
         try:
-            response = self._http.request(method, path, body=data, headers=headers)
-            content = bytes(response.read())
+            status, content = self._once_more(method, path, data, headers)
         except BROKEN as error:
             raise NotAccepted(f"{method} {path}: {why(error)}") from error
-        return _judged(method, path, Answer(response.status_code, _parsed(content), sent, clock.now()))
+        return _judged(method, path, Answer(status, _parsed(content), sent, clock.now()))
+
+    def _once_more(self, method: str, path: str, data: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """A kept connection that the server closed as we wrote is no answer: as browsers do, send it on a new one.
+
+        Should the first one have arrived after all, it is a job that nobody was promised.
+        """
+        try:
+            return self._send(method, path, data, headers)
+        except (HTTPConnectionClosed, ConnectionResetError, BrokenPipeError):
+            return self._send(method, path, data, headers)
+
+    def _send(self, method: str, path: str, data: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        response = self._http.request(method, path, body=data, headers=headers)
+        return response.status_code, bytes(response.read())
 
     def follow(self, path: str) -> Iterator[tuple[Json, float]]:
         """Each message of a job's WebSocket, and when we had it; a broken connection is made again.

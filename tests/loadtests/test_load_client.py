@@ -1,10 +1,12 @@
 """One client against a server that it imagines: what it sends, what it counts, what it complains of."""
 
 import random
+import socket
+import threading
 
 import gevent
 import pytest
-from loadtests.api import Answer, NotAccepted
+from loadtests.api import Answer, Api, NotAccepted, Target
 from loadtests.client import Client, Desk
 from loadtests.clock import now
 from loadtests.shapes import Shape, Work
@@ -132,3 +134,24 @@ def test_a_batch_is_followed_side_by_side(client, told):
     one.batch([PIECE, PIECE])
     assert len(one.desk.ledger.records) == 2
     assert {record.way for record in one.desk.ledger.records.values()} == {"batch"}
+
+
+def hangs_up(listener):
+    """Answers the first request on each connection, and closes it as the second one comes."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # closed: the test is over
+            return
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            connection.recv(65536)
+
+
+def test_a_kept_connection_that_the_server_closes_is_no_refusal():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hangs_up, args=(listener,), daemon=True).start()
+        api = Api(Target(f"http://127.0.0.1:{listener.getsockname()[1]}", "x"))
+        assert [api.ask("POST", "/api/jobs", {}).status for _ in range(3)] == [200, 200, 200]
+        api.close()
