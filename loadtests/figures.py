@@ -19,6 +19,7 @@ Json = dict[str, Any]
 BINS = 90
 SATURATED = 0.7
 """Share of a stage's looks at a lane that must find jobs waiting, for it to count as saturated."""
+LEAST_BACKLOG_S = 5.0
 KEPT_UP = 0.9
 """Share of what arrived that a lane must finish within the stage, or it did not keep up."""
 EXCEPTIONS = 200
@@ -96,7 +97,7 @@ def _ceiling(run: Run, lane: str, records: Sequence[Record], plan: Json | None, 
     slots = plan["slots"] if plan else live["slots"]
     calm = next((one["lanes"][lane]["run"] for one in stages if one["lanes"].get(lane, {}).get("run")), None)
     predicted = slots / calm if calm else None
-    best, saturated = _best(lane, stages)
+    best, saturated = _best(run, lane, records, stages)
     whole = len([one for one in records if one.finished]) / max(1e-9, run.ended - run.began)
     return {
         "pool": live["pool"],
@@ -111,10 +112,20 @@ def _ceiling(run: Run, lane: str, records: Sequence[Record], plan: Json | None, 
     }
 
 
-def _best(lane: str, stages: Sequence[Json]) -> tuple[float, bool]:
-    """The most that a lane finished a second, over the stages in which it was saturated."""
+def _best(run: Run, lane: str, records: Sequence[Record], stages: Sequence[Json]) -> tuple[float, bool]:
+    """The most that a lane finished a second while it was saturated: in a stage, or while it worked off its backlog."""
     found = [one["ended"] for stage in stages if (one := stage["lanes"].get(lane, {})).get("saturated")]
+    start, end = backlog(lane, run.shape.seconds, run.began, run.lanes_seen.samples)
+    if end - start >= LEAST_BACKLOG_S:
+        found.append(_finished_between(run, records, start, end) / (end - start))
     return max(found, default=0.0), bool(found)
+
+
+def backlog(lane: str, after: float, began: float, looks: Sequence[Json]) -> tuple[float, float]:
+    """From the end of the shape to the last moment at which jobs of the lane still waited."""
+    late = [one for one in looks if one["at"] - began > after]
+    waited = [one["at"] - began for one in late if one["lanes"].get(lane, {}).get("queued", 0) > 0]
+    return after, max(waited, default=after)
 
 
 def _finished_between(run: Run, records: Iterable[Record], start: float, end: float) -> int:

@@ -137,7 +137,15 @@ def stage_table(facts: Json) -> str:
         rows = groups.setdefault((one["lane"], one["kind"]), [])
         name = f"{dot(colour(facts, one['lane']))} {one['lane']}.{one['kind']}" if not rows else ""
         times = [span(one[what]) for what in ("p50", "p95", "p99", "max")]
-        rows.append([f"<span class=keep>{name}</span>", one["stage"], str(one["count"]), number(one["rate"]), *times])
+        rows.append(
+            [
+                f"<span class=keep>{name}</span>",
+                f"<span class=keep>{one['stage']}</span>",
+                str(one["count"]),
+                number(one["rate"]),
+                *times,
+            ]
+        )
     return table(("work", "stage", "jobs", "jobs/s", "p50", "p95", "p99", "max"), groups.values(), range(2, 8))
 
 
@@ -155,7 +163,7 @@ def shape_table(facts: Json) -> str:
     groups = [
         [
             [
-                escape(stage["name"]) if at == 0 else "",
+                f"<span class=keep>{escape(stage['name'])}</span>" if at == 0 else "",
                 f"<span class=keep>{dot(colour(facts, lane))} {lane}</span>",
                 number(one["arrived"]),
                 number(one["accepted"]),
@@ -299,7 +307,8 @@ SECTIONS = (
     (
         "Plan and fact",
         "The predicted ceiling is the planned slots divided by the service time, which is the median run time in the "
-        "first stage that has one. Efficiency is what a saturated lane reached of it.",
+        "first stage that has one. Efficiency is what a lane reached of it at best: over a stage in which it was "
+        "saturated, or while it worked off what was left at the end.",
         plans,
     ),
     ("Machines", looked_at, machines),

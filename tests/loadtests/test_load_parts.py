@@ -236,6 +236,14 @@ def test_the_knee_is_where_a_lane_or_the_way_in_stops_keeping_up(last, words):
     assert words in figures.knee([stage(10, 10, 10, False), last])
 
 
+def test_a_backlog_lasts_as_long_as_jobs_wait_after_the_shape():
+    looks = [
+        {"at": 100 + at, "lanes": {"cpu": {"queued": queued}}} for at, queued in ((5, 9), (11, 4), (18, 1), (19, 0))
+    ]
+    assert figures.backlog("cpu", 10, 100, looks) == (10, 18)
+    assert figures.backlog("io", 10, 100, looks) == (10, 10)
+
+
 @pytest.mark.parametrize(("cpu", "delay", "invalid"), [(0.5, 0.01, 0), (0.99, 0.01, 1), (0.5, 0.4, 1)])
 def test_a_generator_that_is_too_slow_makes_the_run_invalid(cpu, delay, invalid):
     samples = {"here": [{"at": 1.0, "cpu": cpu, "delays": [delay] * 50}]}
