@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help demo compose cluster test lint requirements
+.PHONY: help demo compose cluster load test lint requirements
 
 help:  ## print this
 	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,10 @@ compose:  ## the same in containers (ARGS='up --scale worker-cpu=3', ARGS=down, 
 cluster: .venv/.deploy  ## bring the local cluster up in containers and provision it (ARGS=status, ARGS=down); or: vagrant up
 	@.venv/bin/python deploy/cluster.py $(ARGS)
 
-test: .venv/.dev .venv/.deploy  ## run every check and test (ARGS are pytest's); as root on Debian, installs what they need
+load: .venv/.load  ## load a running Headrace and audit it (HEADRACE_TOKEN; ARGS='--shape smoke --host ADDRESS')
+	@.venv/bin/python -m loadtests $(ARGS)
+
+test: .venv/.dev .venv/.deploy .venv/.load  ## run every check and test (ARGS are pytest's); as root on Debian, installs what they need
 	@tests/prepare
 	@.venv/bin/pytest $(ARGS)
 
@@ -25,14 +28,14 @@ test: .venv/.dev .venv/.deploy  ## run every check and test (ARGS are pytest's);
 lint: export HEADRACE_SECRET_KEY = only-for-mypy-only-for-mypy-only-for-mypy-only-for-mypy
 lint: export HEADRACE_DATABASE_URL = sqlite:///nowhere
 lint: export HEADRACE_BROKER_URL = redis://nowhere
-lint: .venv/.dev  ## check style and types
+lint: .venv/.dev .venv/.load  ## check style and types
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 
 requirements:  ## compile requirements/*.in to *.txt, for every Python that we support
 	@command -v $(UV) > /dev/null || { echo 'make requirements needs uv: install it (pipx install uv), or say where it is with UV=.' >&2; exit 1; }
-	@cd requirements && for name in app demo dev deploy; do UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet \
+	@cd requirements && for name in app demo dev deploy load; do UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links $(ARGS) $$name.in --output-file $$name.txt; done
 
 # A stamp says that the environment holds what a requirements file asks for. The checks come before pip, which would

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX = "HEADRACE_"
-READ_ELSEWHERE = {"fetch_allow"}  # kinds/net.py, which knows nothing of Django
+READ_ELSEWHERE = {"fetch_allow", "token"}  # kinds/net.py, which knows nothing of Django; a client's token, loadtests
 
 
 def _split(value: object) -> object:

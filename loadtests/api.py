@@ -1,0 +1,172 @@
+"""How the clients ask: HTTP over geventhttpclient, WebSockets over websocket-client; both cooperate with gevent.
+
+(`websockets` would need a thread a connection here, httpx and requests several times the CPU a request.)
+"""
+
+import contextlib
+import errno
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+import websocket
+from geventhttpclient import HTTPClient
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
+
+from loadtests import LoadError, clock
+
+Json = dict[str, Any]
+FINISHED = {"succeeded", "failed", "cancelled"}
+BROKEN = (OSError, HTTPParseError)  # of a connection; OSError has timeouts and TLS in it
+AWAY = {0, 502, 503, 504}  # statuses of a server that may be back in a moment; 0 is no answer at all
+FINAL = range(4000, 5000)  # close codes of our own: asking again will not help
+RECONNECT_S = 0.2
+PATIENCE_S = 30.0
+
+
+class NotAccepted(Exception):
+    """A request that was not answered with success; the text is the server's own sentence, or the connection's."""
+
+    def __init__(self, what: str, status: int = 0) -> None:
+        super().__init__(what)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and when we had sent and when we had received, on our clock."""
+
+    status: int
+    body: Any
+    sent: float
+    received: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """Who is asked, by whom, and whose certificates are believed."""
+
+    host: str
+    token: str
+    ca: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Verifies, against the private CA where there is one."""
+        try:
+            return ssl.create_default_context(cafile=self.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise LoadError(f"--ca {self.ca} cannot be read: give a file of PEM certificates.") from error
+
+
+class Api:
+    """A client of one Headrace; `width` is how many requests it may have open at once."""
+
+    def __init__(self, target: Target, width: int = 1) -> None:
+        parts = urlsplit(target.host)
+        secure, context = parts.scheme == "https", target.context()
+        port = parts.port or (443 if secure else 80)
+        limits = {"concurrency": width, "connection_timeout": 10.0, "network_timeout": PATIENCE_S}
+        factory = {"ssl_context_factory": lambda: context} if secure else {}
+        self._http = HTTPClient(parts.hostname or "", port, ssl=secure, **limits, **factory)  # type: ignore[arg-type]
+        self._sockets = f"{'wss' if secure else 'ws'}://{parts.netloc}"
+        self._context = context
+        self._authorization = f"Bearer {target.token}"
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ask(self, method: str, path: str, body: Json | None = None) -> Answer:
+        """One request.
+
+        Raises:
+            NotAccepted: it was refused, or nobody answered.
+        """
+        headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
+        data = b"" if body is None else json.dumps(body).encode()
+        sent = clock.now()
+        try:
+            status, content = self._once_more(method, path, data, headers)
+        except BROKEN as error:
+            raise NotAccepted(f"{method} {path}: {why(error)}") from error
+        return _judged(method, path, Answer(status, _parsed(content), sent, clock.now()))
+
+    def _once_more(self, method: str, path: str, data: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """A kept connection that the server closed as we wrote is no answer: as browsers do, send it on a new one.
+
+        Should the first one have arrived after all, it is a job that nobody was promised.
+        """
+        try:
+            return self._send(method, path, data, headers)
+        except (HTTPConnectionClosed, ConnectionResetError, BrokenPipeError):
+            return self._send(method, path, data, headers)
+
+    def _send(self, method: str, path: str, data: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        response = self._http.request(method, path, body=data, headers=headers)
+        return response.status_code, bytes(response.read())
+
+    def follow(self, path: str) -> Iterator[tuple[Json, float]]:
+        """Each message of a job's WebSocket, and when we had it; a broken connection is made again.
+
+        Raises:
+            NotAccepted: the server closed it for good.
+        """
+        while True:
+            with contextlib.suppress(*BROKEN, websocket.WebSocketException):
+                yield from self._messages(path)
+            gevent.sleep(RECONNECT_S)
+
+    def _messages(self, path: str) -> Iterator[tuple[Json, float]]:
+        connection = websocket.create_connection(
+            self._sockets + path,
+            header=[f"Authorization: {self._authorization}"],
+            sslopt={"context": self._context},
+            timeout=PATIENCE_S,
+            http_no_proxy=["*"],
+            skip_utf8_validation=True,
+            enable_multithread=False,
+        )
+        with contextlib.closing(connection):
+            while True:
+                opcode, data = connection.recv_data()
+                if opcode == websocket.ABNF.OPCODE_CLOSE:
+                    return _closed(path, data)
+                yield json.loads(data), clock.now()
+
+
+def _closed(path: str, data: bytes) -> None:
+    code = int.from_bytes(data[:2], "big") if len(data) >= 2 else 1005
+    if code in FINAL:
+        raise NotAccepted(f"the WebSocket {path} was closed with {code}", code)
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+def _judged(method: str, path: str, answer: Answer) -> Answer:
+    if 200 <= answer.status < 300:
+        return answer
+    detail = answer.body.get("detail") if isinstance(answer.body, dict) else None
+    raise NotAccepted(f"{method} {path}: {detail or 'answered ' + str(answer.status)}", answer.status)
+
+
+def why(error: BaseException) -> str:
+    """What a broken connection comes down to, in a few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not believed ({error.verify_message})"
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        return "it refuses the connection"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

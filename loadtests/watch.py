@@ -1,0 +1,191 @@
+"""What is looked at while the load runs: the lanes, this host's processes, and the generator itself."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+import psutil
+
+from loadtests import clock
+from loadtests.api import Api, NotAccepted
+
+Json = dict[str, Any]
+EVERY_S = 1.0
+TICK_S = 0.02
+SEEN_FOR_S = 10.0
+
+
+def every(seconds: float, look: Callable[[], None]) -> "gevent.Greenlet[[], None]":
+    """Look again and again, at even times, until killed."""
+
+    def loop() -> None:
+        due = clock.now()
+        while True:
+            look()
+            due = max(due + seconds, clock.now())
+            gevent.sleep(due - clock.now())
+
+    return gevent.spawn(loop)
+
+
+# ---- the lanes ------------------------------------------------------------------------------------------------------
+
+
+class Lanes:
+    """The depth of each lane's queue and the age of its oldest job, as the server says."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.samples: list[Json] = []
+        self.failed = 0
+
+    def look(self) -> None:
+        try:
+            items = self.api.ask("GET", "/api/lanes").body["items"]
+        except NotAccepted:
+            self.failed += 1
+            return
+        self.samples.append({"at": clock.now(), "lanes": {lane["name"]: _lane(lane) for lane in items}})
+
+
+def _lane(lane: Json) -> Json:
+    return {
+        "queued": lane["queued"],
+        "running": lane["running"],
+        "oldest": lane["oldest_queued_s"],
+        "slots": lane["slots"],
+    }
+
+
+# ---- the generator --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Generator:
+    """How busy a process of ours is, and how late a greenlet runs that should run now."""
+
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")
+    samples: list[Json] = field(default_factory=list)
+    _delays: list[float] = field(default_factory=list)
+    _seen: tuple[float, float] = (0.0, 0.0)
+
+    def tick(self) -> None:
+        """Sleep for a moment, and see how much longer it took."""
+        while True:
+            due = time.perf_counter() + TICK_S
+            gevent.sleep(TICK_S)
+            self._delays.append(max(0.0, time.perf_counter() - due))
+
+    def look(self) -> None:
+        at, cpu = time.perf_counter(), time.process_time()
+        if self._seen[0]:
+            share = (cpu - self._seen[1]) / (at - self._seen[0])
+            self.samples.append({"at": clock.now(), "cpu": share, "delays": self._delays})
+        self._seen, self._delays = (at, cpu), []
+
+    def news(self) -> Json:
+        """What a master has not heard yet."""
+        samples, self.samples = self.samples, []
+        return {"name": self.name, "samples": samples}
+
+
+# ---- this host's processes ------------------------------------------------------------------------------------------
+
+
+class Host:
+    """CPU and memory by what the processes do, where the server runs on this very host."""
+
+    def __init__(self, address: str) -> None:
+        self.samples: list[Json] = []
+        self.cores = psutil.cpu_count() or 1
+        self._port = urlsplit(address).port or (443 if address.startswith("https") else 80)
+        self.known = is_here(urlsplit(address).hostname or "")
+        self._groups: dict[int, tuple[str, psutil.Process]] = {}
+        self._cpu: dict[int, float] = {}
+        self._found_at = self._looked_at = 0.0
+        psutil.cpu_percent()
+
+    def look(self) -> None:
+        """In a thread of its own: reading hundreds of files of /proc would hold up every client."""
+        gevent.get_hub().threadpool.apply(self._look)
+
+    def _look(self) -> None:
+        """One sample: cores in use and bytes of memory, by group."""
+        at = clock.now()
+        if self.known and at - self._found_at > SEEN_FOR_S:
+            self._groups, self._found_at = dict(found(self._port)), at
+        cpu, memory = self._by_group(at - self._looked_at)
+        busy = psutil.cpu_percent() / 100 * self.cores
+        if self._looked_at:
+            used = psutil.virtual_memory()
+            self.samples.append(
+                {"at": at, "busy": busy, "used": used.total - used.available, "cpu": cpu, "memory": memory}
+            )
+        self._looked_at = at
+
+    def _by_group(self, seconds: float) -> tuple[dict[str, float], dict[str, int]]:
+        cpu: dict[str, float] = {}
+        memory: dict[str, int] = {}
+        for pid, (group, process) in self._groups.items():
+            with contextlib.suppress(psutil.Error):
+                times, size = process.cpu_times(), process.memory_info().rss
+                spent = times.user + times.system
+                cpu[group] = cpu.get(group, 0.0) + max(0.0, spent - self._cpu.get(pid, spent)) / seconds
+                memory[group] = memory.get(group, 0) + size
+                self._cpu[pid] = spent
+        return cpu, memory
+
+
+def is_here(host: str) -> bool:
+    """Whether an address is this host's own loopback."""
+    with contextlib.suppress(OSError):
+        return all(str(one[4][0]).startswith(("127.", "::1")) for one in socket.getaddrinfo(host, None))
+    return False
+
+
+def found(port: int) -> Iterable[tuple[int, tuple[str, psutil.Process]]]:
+    """The processes of the server that listens there, by what they do."""
+    for process in _family(port):
+        with contextlib.suppress(psutil.Error):
+            group = group_of(" ".join(process.cmdline()))
+            if group and process.pid != os.getpid():
+                yield process.pid, (group, process)
+
+
+def _family(port: int) -> list[psutil.Process]:
+    """What the demo that listens there has started; if it is no demo, every process of this host."""
+    with contextlib.suppress(psutil.Error):
+        for one in psutil.net_connections("tcp"):
+            if one.status == "LISTEN" and one.laddr.port == port and one.pid:
+                parents = psutil.Process(one.pid).parents()
+                demos = [parent for parent in parents if DEMO in " ".join(parent.cmdline())]
+                return demos[0].children(recursive=True) if demos else list(psutil.process_iter())
+    return list(psutil.process_iter())
+
+
+DEMO = " -m demo"
+GROUPS = (
+    ("config.wsgi", "web"),
+    ("demo.edge", "edge and push"),
+    ("config.asgi", "push"),
+    ("manage.py sweep", "sweeper"),
+    ("beat", "beat"),
+    ("redis-server", "redis"),
+    ("valkey-server", "redis"),
+    ("postgres", "postgresql"),
+    ("nginx", "nginx"),
+)
+
+
+def group_of(command: str) -> str:
+    """What a process does, by its command line; empty: nothing of ours."""
+    if "celery" in command and " -n " in command:
+        unit = command.partition(" -n ")[2].partition("@")[0]
+        return f"worker {unit.rpartition('-')[0]}"
+    return next((group for mark, group in GROUPS if mark in command), "")
