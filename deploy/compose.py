@@ -2,6 +2,8 @@
 
     make compose                     build, start, wait until all of it is healthy, print the address and the login
     make compose ARGS='up --scale worker-cpu=3'
+    make compose ARGS='load --shape smoke'
+                                     load what runs, and audit it; the report comes to var/load
     make compose ARGS=prepare        only what `docker compose up --build` needs: Compose, secrets, images
     make compose ARGS=down           or whatever else `docker compose` takes: ps, 'logs -f web', 'down -v'
 
@@ -130,6 +132,17 @@ def up(options: list[str]) -> None:
     say(welcome(read("docker", "compose", "port", "edge", "8080")))
 
 
+def load(options: list[str]) -> int:
+    """A load test of what runs, as the user of this machine, so that the report is theirs; its status."""
+    token = read("docker", "compose", "exec", "-T", "web", "python", "manage.py", "create_api_token", USER)
+    if not token:
+        raise ComposeError("There is nothing to load: start it first, with `SYNTHETIC_KINDS=1 make compose`.")
+    (ROOT / "var/load").mkdir(parents=True, exist_ok=True)
+    os.environ["HEADRACE_TOKEN"] = token.split()[-1]  # so that no list of processes shows it
+    me = f"{os.getuid()}:{os.getgid()}"
+    return run("docker", "compose", "--profile", "load", "run", "--rm", "--build", "--user", me, "load", *options)
+
+
 def what_is_wrong() -> str:
     """migrate runs before everything of ours, and finds out first."""
     if read("docker", "compose", "ps", "--all", "--format", "{{.ExitCode}}", "migrate") in ("", "0"):
@@ -147,6 +160,7 @@ Headrace runs at http://{address}/
   the API       http://{address}/api/docs
   API token     docker compose exec web python manage.py create_api_token {USER}
   more workers  make compose ARGS='up --scale worker-cpu=3'
+  load it       make compose ARGS='load --shape smoke'
   the logs      docker compose logs --follow worker-cpu
   the end       make compose ARGS=down        (its data stays; ARGS='down -v' forgets that too)"""
 
@@ -159,6 +173,8 @@ def main() -> int:
                 up(arguments[1:])
             case ["prepare"]:
                 prepare()
+            case ["load", *options]:
+                return load(options)
             case _:
                 return run("docker", "compose", *arguments)
     except ComposeError as error:

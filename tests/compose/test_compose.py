@@ -75,6 +75,13 @@ def test_a_job_of_every_kind_is_followed_to_its_verified_end(pipeline):
     assert max(one.notify_s for one in ended) < 2
 
 
+def test_it_holds_a_load_from_request_to_result(pipeline):
+    done = pipeline.front_door("load", "--shape", "smoke")
+    last = done.stdout.strip().splitlines()[-1]
+    assert re.fullmatch(r"load: (\d+) submitted, \1 verified, 0 lost, 0 double, 0 wrong: PASS", last), done.stdout
+    assert done.returncode == 0
+
+
 def test_the_edge_keeps_what_is_for_machines_to_itself(pipeline):
     for path in ("/metrics", "/healthz", "/readyz"):
         assert httpx.get(pipeline.address + path, trust_env=False).status_code == 404
