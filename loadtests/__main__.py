@@ -1,13 +1,15 @@
 """The command; see `python -m loadtests --help`. It is Locust's, with our locustfile and other defaults."""
 
 import sys
+import tempfile
 
 from locust.main import main
 
 from loadtests import HERE
 
 OURS = ["-f", str(HERE / "locustfile.py"), "--loglevel", "WARNING", "--only-summary"]
-QUIET = ["--json-file", "/dev/null"]  # instead of Locust's tables: ours follow
+SCRATCH = tempfile.TemporaryDirectory(prefix="headrace-load-")  # gone when the process ends
+QUIET = ["--json-file", f"{SCRATCH.name}/locust"]  # instead of Locust's tables: ours follow
 WEB = ["--autostart", "--autoquit", "0", "--web-host", "127.0.0.1"]
 
 
