@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help demo compose cluster test lint requirements
+.PHONY: help demo compose cluster bench test lint requirements
 
 help:  ## print this
 	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ compose:  ## the same in containers (ARGS='up --scale worker-cpu=3', ARGS=down, 
 
 cluster: .venv/.deploy  ## bring the local cluster up in containers and provision it (ARGS=status, ARGS=down); or: vagrant up
 	@.venv/bin/python deploy/cluster.py $(ARGS)
+
+bench: .venv/.demo  ## side by side with the deployment most people copy: ratios (ARGS=--quick: a minute; ARGS=--full: all)
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 test: .venv/.dev .venv/.deploy  ## run every check and test (ARGS are pytest's); as root on Debian, installs what they need
 	@tests/prepare
