@@ -45,8 +45,17 @@ class Servers:
         for server in (self.redis, self.postgresql):
             self._started.append(server)
             server.start()
+        wait_until(self._takes_queries, "PostgreSQL", [])
         with psycopg.connect(self.postgresql.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {BASELINE}")
+
+    def _takes_queries(self) -> bool:
+        """It listens some moments before it does."""
+        try:
+            psycopg.connect(self.postgresql.url).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self) -> None:
         for server in self._started:
