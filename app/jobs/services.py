@@ -9,6 +9,7 @@ running, no lease --the last part ends--> queued, joining
 import random
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -125,9 +126,10 @@ def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
 
 def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, state: State, **values: Any) -> bool:
     """Move the row to a terminal state if it is still in `rows`, and tell its parent. Locks parents before parts."""
-    with transaction.atomic():
+    artifact: Artifact | None = values.pop("artifact", None)
+    alone = parent_id is None and artifact is None  # one statement needs no BEGIN and COMMIT around it
+    with nullcontext() if alone else transaction.atomic():
         parent = Job.objects.select_for_update().filter(pk=parent_id).first() if parent_id else None
-        artifact: Artifact | None = values.pop("artifact", None)
         ended = rows.filter(pk=job_id).update(
             state=state, finished_at=Now(), lease_until=None, version=F("version") + 1, **values
         )
