@@ -357,6 +357,6 @@ def expire(older_than: timedelta, limit: int = 500) -> int:
     return Job.objects.filter(pk__in=ids).delete()[0]
 
 
-def mark_notified(job_id: uuid.UUID) -> None:
-    """The first client has been told of the end."""
-    Job.objects.filter(pk=job_id, notified_at=None, state__in=FINISHED).update(notified_at=Now())
+def mark_notified(job_ids: Sequence[uuid.UUID]) -> None:
+    """The first client of each has been told of the end."""
+    Job.objects.filter(pk__in=job_ids, notified_at=None, state__in=FINISHED).update(notified_at=Now())
