@@ -32,9 +32,9 @@ class Case:
 CASES = (
     # Short jobs belong to solo workers, one a core: the lane quick. deploy/sizing.py says why.
     Case("cpu5", "5 ms CPU", "burn", "quick", {"ms": 5}, {BASELINE: 40, HEADRACE: 16}, cpu_ms=5),
-    Case("cpu100", "100 ms CPU", "burn", "cpu", {"ms": 100}, {BASELINE: 12, HEADRACE: 4}, cpu_ms=100),
-    Case("wait50", "50 ms wait", "wait", "io", {"ms": 50}, {BASELINE: 16, HEADRACE: 48}),
-    Case("digest", "digest", "digest", "quick", {}, {BASELINE: 64, HEADRACE: 16}),
+    Case("cpu100", "100 ms CPU", "burn", "cpu", {"ms": 100}, {BASELINE: 8, HEADRACE: 5}, cpu_ms=100),
+    Case("wait50", "50 ms wait", "wait", "io", {"ms": 50}, {BASELINE: 16, HEADRACE: 40}),
+    Case("digest", "digest", "digest", "quick", {}, {BASELINE: 40, HEADRACE: 20}),
 )
 
 
