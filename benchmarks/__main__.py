@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=about)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="about a minute: enough to see that it works")
-    length.add_argument("--full", action="store_true", help="more rounds, and a ledger of a million jobs; 15 minutes")
+    length.add_argument("--full", action="store_true", help="more rounds, and a ledger of a million jobs; ten minutes")
     parser.add_argument("--baseline-web", type=int, default=1, metavar="N", help="the baseline's gunicorn workers")
     parser.add_argument("--output", type=Path, default=RESULT, help="where the figures go (default: var/bench.json)")
     return parser.parse_args()
