@@ -1,16 +1,25 @@
 """Celery: queues, bindings and limits, all from the lane table."""
 
 import os
+import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_init, setup_logging, worker_ready, worker_shutting_down
+from celery.signals import (
+    beat_init,
+    setup_logging,
+    task_postrun,
+    task_prerun,
+    worker_ready,
+    worker_shutting_down,
+)
 from kombu import Exchange, Queue
 from kombu.transport.virtual.exchange import TopicExchange
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 from django.conf import settings
+from django.db import close_old_connections
 
 from config import notify
 from config.lanes import Lane, LaneTable
@@ -99,6 +108,7 @@ app.conf.update(
     beat_schedule={"expire finished jobs": {"task": "jobs.expire", "schedule": 600.0, "options": {"expires": 600}}},
     **(lane_limits(LANE) if LANE else {}),
 )
+app.conf.CELERY_DB_REUSE_MAX = sys.maxsize  # else Celery connects to the database anew for each task
 app.conf.include = ["jobs.tasks"]
 app.steps["worker"].add("jobs.lease:LeaseKeeper")
 
@@ -106,6 +116,13 @@ app.steps["worker"].add("jobs.lease:LeaseKeeper")
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def keep_our_logging(**_: Any) -> None:
     """Connected, so Celery leaves logging alone: Django's LOGGING has already set it up."""
+
+
+@task_prerun.connect  # type: ignore[untyped-decorator]
+@task_postrun.connect  # type: ignore[untyped-decorator]
+def keep_good_connections(**_: Any) -> None:
+    """What Django does around a request: a connection is kept if it is well, or given back if there is a pool."""
+    close_old_connections()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -19,6 +19,7 @@ import structlog
 from channels.auth import AuthMiddlewareStack
 from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
@@ -43,7 +44,6 @@ SLOW_S = 30.0  # a client that takes nothing for this long is let go
 MAX_CLIENT_MESSAGE = 4096
 NORMAL, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1009, 1011, 1012, 1013
 SIGN_IN, NOT_OURS, NO_SUCH_JOB = 4401, 4403, 4404
-_errands: set[asyncio.Task[None]] = set()
 
 
 def message_of(job: Job | None) -> str:
@@ -56,16 +56,32 @@ def told(job: Job | None) -> None:
     """After a message has gone out: note, once and in nobody's way, that a client knows of the end."""
     if job is None or not job.finished or job.notified_at:
         return
-    task = asyncio.create_task(_mark_notified(job.pk))
-    _errands.add(task)
-    task.add_done_callback(_errands.discard)
+    NOTES.add(job.pk)
 
 
-async def _mark_notified(job_id: uuid.UUID) -> None:
-    try:
-        await database_sync_to_async(services.mark_notified)(job_id)
-    except DatabaseError as error:
-        log.warning("notify time not kept", job=str(job_id), error=str(error))
+class Notes:
+    """Writes who has been told, one statement at a time: what ends during one is written together by the next."""
+
+    def __init__(self) -> None:
+        self._told: list[uuid.UUID] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, job_id: uuid.UUID) -> None:
+        """A client has just been told of this job's end."""
+        self._told.append(job_id)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write_all())
+
+    async def _write_all(self) -> None:
+        while self._told:
+            told, self._told = self._told, []
+            try:
+                await database_sync_to_async(services.mark_notified)(told)
+            except DatabaseError as error:
+                log.warning("notify times not kept", jobs=len(told), error=str(error))
+
+
+NOTES = Notes()
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -144,6 +160,10 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
     async def dispatch(self, message: Message) -> None:
         """Channels' own goes through the database thread for each message of the client's; ours need not."""
         await getattr(self, get_handler_name(message))(message)
+
+    async def websocket_disconnect(self, message: Message) -> None:
+        """Channels' own leaves groups, and tidies up in the database thread: ours is in none, and used nothing."""
+        raise StopConsumer
 
     async def connect(self) -> None:
         """Accepts first: a browser is not told why a handshake was refused, but it sees a close code."""

@@ -9,21 +9,24 @@ running, no lease --the last part ends--> queued, joining
 import random
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Case, DateTimeField, F, QuerySet, When
 from django.db.models.functions import Now
+from django.db.models.sql import UpdateQuery
 
 import kinds
 from config.celery import app
 from jobs import hints
 from jobs.models import FINISHED, OPEN, Job, JobArtifact, State
+from jobs.once import Statement, write
 from jobs.publish import publish
 from kinds.base import Artifact, Part
 
@@ -62,24 +65,40 @@ def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
 
 def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
     """Take a queued job that is due. None: somebody else has it, it has ended, or it is not due; drop the message."""
-    due = Job.objects.filter(pk=job_id, state=State.QUEUED).exclude(run_after__gt=Now())
-    job = due.first()
-    if job is None:
-        return None
-    won = due.filter(attempt=job.attempt).update(
-        state=State.RUNNING,
-        attempt=job.attempt + 1,
-        version=F("version") + 1,
-        lease_until=_lease(),
-        worker=worker,
-        pool=pool,
-        started_at=Case(When(joining=True, then=F("started_at")), default=Now(), output_field=DateTimeField()),
-        note="",
+    statement = _claiming()
+    values = statement.bind(id=_stored(job_id), worker=worker, pool=pool)
+    for job in list(Job.objects.raw(statement.sql, values)):
+        hints.tell(job_id)
+        return Claim(job.pk, job.attempt, job.kind, job.lane, job.params, job.joining, job.parent_id)
+    return None
+
+
+def _stored(job_id: uuid.UUID) -> Any:
+    """As the database has it; not every one knows UUIDs."""
+    return Job._meta.pk.get_db_prep_value(job_id, connection)
+
+
+@cache
+def _claiming() -> Statement:
+    """The conditional update, which answers with what the worker must know."""
+    nobody = uuid.UUID(int=0)
+    due = Job.objects.filter(pk=nobody, state=State.QUEUED).exclude(run_after__gt=Now())
+    query = cast(UpdateQuery, due.query.chain(UpdateQuery))
+    first = Case(When(joining=True, then=F("started_at")), default=Now(), output_field=DateTimeField())
+    query.add_update_values(
+        {
+            "state": State.RUNNING,
+            "attempt": F("attempt") + 1,
+            "version": F("version") + 1,
+            "lease_until": _lease(),
+            "worker": "its worker",
+            "pool": "its pool",
+            "started_at": first,
+            "note": "",
+        }
     )
-    if not won:
-        return None
-    hints.tell(job_id)
-    return Claim(job.pk, job.attempt + 1, job.kind, job.lane, job.params, job.joining, job.parent_id)
+    blanks = {"id": _stored(nobody), "worker": "its worker", "pool": "its pool"}
+    return write(query, blanks, "{} RETURNING id, attempt, kind, lane, params, joining, parent_id")
 
 
 def _held(claim: Claim) -> QuerySet[Job]:
@@ -107,9 +126,10 @@ def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
 
 def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, state: State, **values: Any) -> bool:
     """Move the row to a terminal state if it is still in `rows`, and tell its parent. Locks parents before parts."""
-    with transaction.atomic():
+    artifact: Artifact | None = values.pop("artifact", None)
+    alone = parent_id is None and artifact is None  # one statement needs no BEGIN and COMMIT around it
+    with nullcontext() if alone else transaction.atomic():
         parent = Job.objects.select_for_update().filter(pk=parent_id).first() if parent_id else None
-        artifact: Artifact | None = values.pop("artifact", None)
         ended = rows.filter(pk=job_id).update(
             state=state, finished_at=Now(), lease_until=None, version=F("version") + 1, **values
         )
@@ -337,6 +357,6 @@ def expire(older_than: timedelta, limit: int = 500) -> int:
     return Job.objects.filter(pk__in=ids).delete()[0]
 
 
-def mark_notified(job_id: uuid.UUID) -> None:
-    """The first client has been told of the end."""
-    Job.objects.filter(pk=job_id, notified_at=None, state__in=FINISHED).update(notified_at=Now())
+def mark_notified(job_ids: Sequence[uuid.UUID]) -> None:
+    """The first client of each has been told of the end."""
+    Job.objects.filter(pk__in=job_ids, notified_at=None, state__in=FINISHED).update(notified_at=Now())

@@ -6,16 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
 from pydantic import ValidationError
 
 import kinds
 from jobs.models import OPEN, Job, State
+from jobs.once import Statement, write
 from jobs.publish import publish
 from kinds.base import Kind, Params
 
@@ -182,13 +183,28 @@ _backlog_seen: dict[str, tuple[float, int]] = {}
 
 def _refuse_floods(owner_id: int, new: Sequence[Job]) -> None:
     limit = settings.ENV.max_open_jobs
-    open_jobs = Job.objects.filter(owner_id=owner_id, parent=None).filter(Q(state__in=OPEN))[: limit + 1].count()
+    open_jobs = _open_jobs(owner_id, limit + 1)
     if open_jobs + len(new) > limit:
         raise TooManyOpenJobs(f"You have {open_jobs} open jobs of at most {limit}; wait for some to end.")
     for lane in {job.lane for job in new}:
         most = settings.LANES[lane].max_backlog
         if backlog(lane, most) >= most:
             raise LaneFull(f"The {lane} lane has {most} jobs waiting, its limit; try again in {RETRY_AFTER_S} s.")
+
+
+def _open_jobs(owner_id: int, most: int) -> int:
+    statement = _counting(most)
+    with connection.cursor() as cursor:
+        cursor.execute(statement.sql, statement.bind(owner=owner_id))
+        return int(cursor.fetchone()[0])
+
+
+@cache
+def _counting(most: int) -> Statement:
+    """The open jobs of a user, counted up to `most`."""
+    nobody = -1
+    rows = Job.objects.filter(owner_id=nobody, parent=None).filter(Q(state__in=OPEN)).order_by().values("pk")
+    return write(rows[:most].query, {"owner": nobody}, "SELECT COUNT(*) FROM ({}) AS open")
 
 
 def backlog(lane: str, most: int) -> int:

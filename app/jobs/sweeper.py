@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from config.celery import app, queues_of
 from jobs import services
@@ -24,7 +25,7 @@ def sweep() -> dict[str, int]:
     moved = {"lost": _take_from_the_dead(), "due": _publish_due()}
     try:
         moved["overtaken"] = _publish_overtaken()
-    except (OperationalError, OSError) as error:
+    except (OperationalError, OSError, RedisError) as error:
         log.warning("broker out of reach, queued jobs wait in the ledger", error=str(error))
     if any(moved.values()):
         log.info("swept", **moved)

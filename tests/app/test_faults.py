@@ -125,6 +125,22 @@ def test_wiped_broker_loses_no_queued_job(
     assert set(Job.objects.values_list("attempt", flat=True)) == {1}
 
 
+def test_broker_that_resets_a_connection_is_no_error(
+    user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py's own errors are no OSError, and Kombu does not wrap those of a batch or of a channel."""
+
+    def reset(*_: Any) -> Any:
+        raise redis.ConnectionError("Connection reset by peer")
+
+    monkeypatch.setattr("kombu.transport.redis.PublishBatch.flush", reset)
+    job_id = ask(user, "digest")
+    assert Job.objects.get(pk=job_id).published_at is None, "it is left to the sweeper"
+    monkeypatch.undo()
+    monkeypatch.setattr("jobs.sweeper.bind_queues", reset)
+    assert sweep() == {"lost": 0, "due": 1}
+
+
 def test_flushed_broker_is_bound_again(
     user: Any, start_worker: Callable[..., Process], sweeper: Process, empty_broker: Redis
 ) -> None:

@@ -1,0 +1,33 @@
+"""Statements of the hot path that Django writes once, and that run with other values each time.
+
+Writing a query costs a process several times what sending it does: of a short job's time in its worker, the two queries
+of a claim were half.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection
+from django.db.models.sql import Query
+
+
+@dataclass(frozen=True)
+class Statement:
+    """SQL with its values; some of them are blanks that `bind` fills in."""
+
+    sql: str
+    values: tuple[Any, ...]
+    blanks: tuple[str | None, ...]
+
+    def bind(self, **given: Any) -> list[Any]:
+        """The values, in the order that the SQL wants them."""
+        pairs = zip(self.values, self.blanks, strict=True)
+        return [given[name] if name else value for value, name in pairs]
+
+
+def write(query: Query, blanks: Mapping[str, Any], around: str = "{}") -> Statement:
+    """What Django would send for this query. `blanks`: a name, and the value that marks its places in the query."""
+    sql, values = query.get_compiler(connection=connection).as_sql()
+    names = {(type(marker), marker): name for name, marker in blanks.items()}
+    return Statement(around.format(sql), tuple(values), tuple(names.get((type(one), one)) for one in values))

@@ -1,0 +1,75 @@
+"""The command; see `python -m benchmarks --help`."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from demo import DemoError
+from demo.stack import short
+from rich.console import Console
+
+from benchmarks import RESULT, VAR, BenchError
+from benchmarks.cases import SIZES
+from benchmarks.report import show, write
+from benchmarks.rounds import Run
+from benchmarks.stacks import Bench
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def arguments() -> argparse.Namespace:
+    about = "Run Headrace and the deployment that most people copy side by side, and print their ratios."
+    parser = argparse.ArgumentParser(prog="make bench", description=about)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="about a minute: enough to see that it works")
+    length.add_argument("--full", action="store_true", help="more rounds, and a ledger of a million jobs; ten minutes")
+    parser.add_argument("--baseline-web", type=int, default=1, metavar="N", help="the baseline's gunicorn workers")
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the figures go (default: var/bench.json)")
+    return parser.parse_args()
+
+
+def bench(options: argparse.Namespace, console: Console) -> None:
+    """Start, measure, write, show; everything ends with the block, however it is left."""
+    size = SIZES["quick" if options.quick else "full" if options.full else "default"]
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    with Bench(options.baseline_web) as stacks:
+        stacks.start()
+        say(f"{sum(len(side.units) for side in stacks.sides.values())} units are up")
+        result = asyncio.run(Run(stacks, size, say).all())
+    write({**result, "baseline_web": options.baseline_web}, options.output)
+    show(result, console)
+
+
+def main() -> int:
+    options = arguments()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # whoever ends us, the `with` block ends the rest
+    terminal = sys.stdout.isatty()
+    console = Console(force_terminal=terminal, width=None if terminal else 130)
+    try:
+        bench(options, console)
+    except (BenchError, DemoError, AssertionError, OSError, ExceptionGroup) as error:
+        print(_sentence(error), file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong first, where many clients failed together."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, TimeoutError):
+        return f"Something took far too long; the logs are in {short(VAR)}."
+    return f"{error} The logs are in {short(VAR)}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The two ways to load a side: as many jobs as it takes, and jobs at a rate, whether it keeps up or not."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks import BenchError
+from benchmarks.cases import Case
+from benchmarks.clients import Client, Seen
+from benchmarks.meters import Reading
+
+PATIENCE_S = 60.0
+_seeds: Iterator[int] = itertools.count(1)
+
+
+async def saturate(
+    client: Client, case: Case, clients: int, times: tuple[float, float], read: Callable[[], Reading]
+) -> tuple[list[Seen], Reading]:
+    """Keep `clients` jobs in flight; what ended within times[1] seconds after a ramp of times[0], and what it took."""
+    ramp_s, seconds = times
+    seen: list[Seen] = []
+    stop = asyncio.Event()
+
+    async def loop() -> None:
+        while not stop.is_set():
+            seen.append(await client.one(case.body(next(_seeds)), time.monotonic()))
+
+    async with asyncio.timeout(ramp_s + seconds + PATIENCE_S), asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(loop())
+        await asyncio.sleep(ramp_s)
+        began, before = time.monotonic(), read()
+        await asyncio.sleep(seconds)
+        ended, after = time.monotonic(), read()
+        stop.set()
+    return [one for one in seen if began <= one.told_at < ended], after - before
+
+
+async def pace(client: Client, case: Case, rate: float, seconds: float) -> list[Seen]:
+    """Submit at random moments (Poisson), `rate` a second. Times count from the moment a submit was due, so a side that
+    stalls is charged for those who had to wait.
+    """
+    chance = random.Random(1)  # noqa: S311  (the same moments for each side and each run)
+    due, began = 0.0, time.monotonic()
+    async with asyncio.timeout(seconds + PATIENCE_S), asyncio.TaskGroup() as group:
+        jobs: list[asyncio.Task[Seen]] = []
+        while (due := due + chance.expovariate(rate)) < seconds or not jobs:
+            await asyncio.sleep(max(0.0, began + due - time.monotonic()))
+            jobs.append(group.create_task(client.one(case.body(next(_seeds)), began + due)))
+    return [job.result() for job in jobs]
+
+
+def verify(case: Case, seen: list[Seen]) -> None:
+    """Every answer is checked, after its leg: checking costs the servers' cores.
+
+    Raises:
+        BenchError: one was wrong.
+    """
+    from kinds import burn, digest, wait
+
+    check = {"burn": burn.verify, "digest": digest.verify, "wait": wait.verify}[case.kind]
+    wrong = sum(not check(one.params, one.result) for one in seen)
+    if wrong:
+        raise BenchError(f"{wrong} of {len(seen)} results of {case.title} jobs were wrong.")

@@ -1,0 +1,72 @@
+"""CPU time by kind of process, from /proc; Redis commands, from INFO commandstats."""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import redis
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+NOT_OURS = {"info"}  # what the measuring itself asks
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What had been used up at some moment; the difference of two is what a leg took."""
+
+    seconds: float
+    cpu: Mapping[str, float]
+    commands: Mapping[str, int]
+
+    def __sub__(self, before: Self) -> "Reading":
+        return Reading(
+            self.seconds - before.seconds,
+            {kind: used - before.cpu.get(kind, 0) for kind, used in self.cpu.items()},
+            {name: n - before.commands.get(name, 0) for name, n in self.commands.items()},
+        )
+
+
+def _processes() -> dict[int, tuple[int, float]]:
+    """pid -> (parent, CPU seconds of it and of its children that have ended)."""
+    found: dict[int, tuple[int, float]] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        found[int(folder.name)] = int(fields[1]), sum(map(int, fields[11:15])) * TICK_S
+    return found
+
+
+def cpu_of(roots: Mapping[str, list[int]]) -> dict[str, float]:
+    """CPU seconds of each kind: its processes and everything below them."""
+    processes = _processes()
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for pid, (parent, _) in processes.items():
+        children[parent].append(pid)
+
+    def below(pid: int) -> float:
+        return processes.get(pid, (0, 0.0))[1] + sum(below(child) for child in children[pid])
+
+    return {kind: sum(below(pid) for pid in pids) for kind, pids in roots.items()}
+
+
+class Meters:
+    """Reads everything at once. `roots` are the first processes of each kind."""
+
+    def __init__(self, broker_url: str, roots: Mapping[str, list[int]]) -> None:
+        self._redis = redis.Redis.from_url(broker_url)
+        self._roots = roots
+
+    def read(self) -> Reading:
+        """Now. Our own CPU is the kind "client"; its children are the others."""
+        stats = self._redis.info("commandstats")
+        names = {key.removeprefix("cmdstat_"): value["calls"] for key, value in stats.items()}
+        commands = {name: calls for name, calls in names.items() if name not in NOT_OURS}
+        return Reading(time.monotonic(), {**cpu_of(self._roots), "client": time.process_time()}, commands)

@@ -1,0 +1,255 @@
+"""The processes of both sides, on one throwaway Redis and one throwaway PostgreSQL."""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from demo import APP, ROOT
+from demo.stack import BIN, FOREIGN, Unit, answers, end, free_ports, wait_until, worker_command
+from deploy.sizing import measure, size_lanes
+
+from benchmarks import VAR, BenchError
+from benchmarks.cases import BASELINE, HEADRACE
+from benchmarks.clients import Client, Polling, Pushed
+from benchmarks.meters import Meters
+from config import lanes
+from servers import PostgreSQL, Redis
+
+USER, OTHER = "bench", "other"
+THREADS = 8  # of a web process, as deploy/apps/headrace.yml has it
+DEEP = 1_000_000  # jobs that may wait in a lane: growth.py puts more there than the lane table would let in
+GUNICORN = ("--no-control-socket", "--worker-tmp-dir", "/dev/shm")  # noqa: S108  (no file of ours: what the hosts use)
+
+
+class Servers:
+    """Redis and PostgreSQL, for the whole run."""
+
+    def __init__(self, directory: Path) -> None:
+        if PostgreSQL.find() is None:
+            raise BenchError("There is no PostgreSQL here: apt-get install --no-install-recommends postgresql.")
+        for name in ("redis", "postgresql"):
+            (directory / name).mkdir()
+        self.redis, self.postgresql = Redis(directory / "redis"), PostgreSQL(directory / "postgresql")
+        self._started: list[Any] = []
+
+    def start(self) -> None:
+        for server in (self.redis, self.postgresql):
+            self._started.append(server)
+            server.start()
+        wait_until(self._takes_queries, "PostgreSQL", [])
+        with psycopg.connect(self.postgresql.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {BASELINE}")
+
+    def _takes_queries(self) -> bool:
+        """It listens some moments before it does."""
+        try:
+            psycopg.connect(self.postgresql.url).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        for server in self._started:
+            if hasattr(server, "process"):
+                server.stop()
+
+    def database(self, name: str) -> str:
+        return f"{self.postgresql.url.rpartition('/')[0]}/{name}"
+
+    def broker(self, number: int) -> str:
+        return f"{self.redis.url.rpartition('/')[0]}/{number}"
+
+    @property
+    def roots(self) -> dict[str, list[int]]:
+        return {"redis": [self.redis.process.child.pid], "postgres": [self.postgresql.process.child.pid]}
+
+
+class Side:
+    """One of the two deployments. It starts its units, and is ended by whoever made it."""
+
+    name: str
+
+    def __init__(self, servers: Servers, logs: Path, environment: dict[str, str]) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        self.servers, self.logs = servers, logs
+        self.environment = inherited | {"PYTHONPATH": f"{APP}{os.pathsep}{ROOT}"} | environment
+        self.units: list[Unit] = []
+
+    def spawn(self, name: str, command: Sequence[str | Path], **environment: str) -> None:
+        """Start a unit; the part of its name before the first dash is its kind."""
+        log = self.logs / f"{self.name}-{name}.log"
+        unit = Unit(name, command, self.environment | environment, log)
+        self.units.append(unit)
+        unit.start()
+
+    def python(self, *arguments: str) -> str:
+        """Run Python to its end; what it printed."""
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=APP,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        if done.returncode:
+            raise BenchError(f"{' '.join(arguments[:3])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        return done.stdout
+
+    def wait(self, true: Callable[[], bool], what: str) -> None:
+        wait_until(true, f"{what} of {self.name}", self.units)
+
+    def meters(self) -> Meters:
+        """Of this side's processes, and of the servers that both use."""
+        roots: dict[str, list[int]] = dict(self.servers.roots)
+        for unit in self.units:
+            if unit.process:
+                roots.setdefault(unit.name.partition("-")[0], []).append(unit.process.pid)
+        return Meters(self.servers.redis.url, roots)
+
+    def ready(self, log_name: str) -> bool:
+        return " ready." in (self.logs / f"{self.name}-{log_name}.log").read_text(errors="replace")
+
+
+class Baseline(Side):
+    """gunicorn and Celery with their defaults: one sync worker, or as many as asked for; one process a core."""
+
+    name = BASELINE
+
+    def __init__(self, servers: Servers, logs: Path, web: int) -> None:
+        self.web = web
+        environment = {
+            "DJANGO_SETTINGS_MODULE": "benchmarks.baseline.settings",
+            "BASELINE_DATABASE_URL": servers.database(BASELINE),
+            "BASELINE_BROKER_URL": servers.broker(1),
+            "BASELINE_SECRET_KEY": secrets.token_hex(32),
+        }
+        super().__init__(servers, logs, environment)
+
+    def start(self) -> None:
+        cookie = self.python("-m", "benchmarks.baseline.prepare").split()[-1]
+        [self.port] = free_ports(1)
+        bind = ["-b", f"127.0.0.1:{self.port}", "--workers", str(self.web)]
+        self.spawn("web", [BIN / "gunicorn", "benchmarks.baseline.wsgi", *bind])
+        self.spawn("worker", [BIN / "celery", "-A", "benchmarks.baseline.celery", "worker", "-l", "INFO"])
+        self.wait(lambda: answers(self.port) and self.ready("worker"), "The worker")
+        self.cookie = cookie
+
+    def client(self) -> Client:
+        return Polling(self.port, self.cookie)
+
+
+class Headrace(Side):
+    """Ours, as the playbooks set a host up. Each lane has the plan it would have on a host of its own: one is loaded
+    at a time, and the others wait.
+    """
+
+    name = HEADRACE
+
+    def __init__(self, servers: Servers, logs: Path) -> None:
+        table = logs / "lanes.yml"
+        table.write_text(deep_table())
+        environment = {
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+            "HEADRACE_SECRET_KEY": secrets.token_hex(32),
+            "HEADRACE_DATABASE_URL": servers.postgresql.url,
+            "HEADRACE_BROKER_URL": servers.broker(0),
+            "HEADRACE_ALLOWED_HOSTS": "127.0.0.1",
+            "HEADRACE_PLAIN_HTTP": "1",
+            "HEADRACE_SYNTHETIC_KINDS": "1",
+            "HEADRACE_LANE_TABLE": str(table),
+        }
+        super().__init__(servers, logs, environment)
+
+    def start(self) -> None:
+        self.python("manage.py", "migrate", "--verbosity", "0")
+        self.python("manage.py", "shell", "-v", "0", "-c", _MAKE_USERS)
+        self.token = self.python("manage.py", "create_api_token", USER).split()[-1]
+        self.web_port, self.push_port = free_ports(2)
+        self._spawn_web(measure()[0])
+        workers = self._spawn_workers()
+        self.spawn("sweeper", [sys.executable, "manage.py", "sweep"])
+        self.wait(lambda: answers(self.web_port) and answers(self.push_port), "The web process")
+        self.wait(lambda: all(self.ready(name) for name in workers), "A worker")
+
+    def _spawn_web(self, cores: int) -> None:
+        """As many processes as playbooks/filter_plugins/fleet.py plans: one a core, and half as many for push."""
+        common = [*GUNICORN, "--keep-alive", "75"]
+        web = ["config.wsgi:application", "-k", "gthread", "--threads", str(THREADS), "--workers", str(cores)]
+        self.spawn("web", [BIN / "gunicorn", *web, "-b", f"127.0.0.1:{self.web_port}", *common])
+        push = ["config.asgi:application", "-k", "asgi", "--workers", str(max(1, cores // 2))]
+        self.spawn("push", [BIN / "gunicorn", *push, "-b", f"127.0.0.1:{self.push_port}", *common])
+
+    def _spawn_workers(self) -> list[str]:
+        cores, memory_mb = measure()
+        names = []
+        for lane, facts in lanes.load().lanes.items():
+            [plan] = size_lanes({lane: facts}, cores, memory_mb)
+            for number in range(1, plan.instances + 1):
+                name = f"worker-{lane}-{number}"
+                command = worker_command(plan, number, ",".join(facts.queues))
+                self.spawn(name, command, HEADRACE_LANE=lane, HEADRACE_WORKER=f"{lane}-{number}")
+                names.append(name)
+        return names
+
+    def client(self) -> Client:
+        return Pushed(self.web_port, self.push_port, self.token)
+
+
+_MAKE_USERS = f"""
+from django.contrib.auth import get_user_model
+for name in ({USER!r}, {OTHER!r}):
+    get_user_model().objects.create_user(name)
+"""
+
+
+def deep_table() -> str:
+    """The lane table, with room for DEEP jobs in every lane."""
+    lines = lanes.TABLE.read_text().splitlines()
+    return "\n".join(f"    max_backlog: {DEEP}" if "max_backlog:" in line else line for line in lines) + "\n"
+
+
+class Bench:
+    """Everything that runs, from `start` to the end of the `with` block."""
+
+    def __init__(self, baseline_web: int) -> None:
+        self.baseline_web = baseline_web
+
+    def __enter__(self) -> Self:
+        VAR.mkdir(parents=True, exist_ok=True)
+        for log in VAR.glob("*.log"):
+            log.unlink()
+        self.state = Path(tempfile.mkdtemp(prefix="headrace-bench-"))  # the server's user must reach it
+        self.state.chmod(0o755)
+        self.sides: dict[str, Baseline | Headrace] = {}
+        try:
+            self.servers = Servers(self.state)
+        except BenchError:
+            shutil.rmtree(self.state)
+            raise
+        return self
+
+    def start(self) -> None:
+        self.servers.start()
+        for side in (Baseline(self.servers, VAR, self.baseline_web), Headrace(self.servers, VAR)):
+            self.sides[side.name] = side
+            side.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # nothing may leave it half done; it takes some seconds at most
+        try:
+            end([unit for side in self.sides.values() for unit in side.units])
+        finally:
+            self.servers.stop()
+            shutil.rmtree(self.state, ignore_errors=True)
