@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from demo import DemoError
@@ -14,7 +15,7 @@ from benchmarks import RESULT, VAR, BenchError
 from benchmarks.cases import SIZES
 from benchmarks.report import show, write
 from benchmarks.rounds import Run
-from benchmarks.stacks import Bench
+from benchmarks.stacks import Bench, Variant
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -25,7 +26,15 @@ def arguments() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="about a minute: enough to see that it works")
     length.add_argument("--full", action="store_true", help="more rounds, and a ledger of a million jobs; ten minutes")
-    parser.add_argument("--baseline-web", type=int, default=1, metavar="N", help="the baseline's gunicorn workers")
+    web, keep = Variant().web, Variant().conn_max_age
+    parser.add_argument("--baseline-web", type=int, default=web, metavar="N", help="the baseline's gunicorn workers")
+    parser.add_argument(
+        "--baseline-conn-max-age",
+        type=int,
+        default=keep,
+        metavar="S",
+        help="seconds that its Django keeps a database connection (default: %(default)s; Django's own default is 0)",
+    )
     parser.add_argument("--output", type=Path, default=RESULT, help="where the figures go (default: var/bench.json)")
     return parser.parse_args()
 
@@ -37,11 +46,12 @@ def bench(options: argparse.Namespace, console: Console) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
-    with Bench(options.baseline_web) as stacks:
+    variant = Variant(options.baseline_web, options.baseline_conn_max_age)
+    with Bench(variant) as stacks:
         stacks.start()
         say(f"{sum(len(side.units) for side in stacks.sides.values())} units are up")
         result = asyncio.run(Run(stacks, size, say).all())
-    write({**result, "baseline_web": options.baseline_web}, options.output)
+    write({**result, "baseline": asdict(variant)}, options.output)
     show(result, console)
 
 

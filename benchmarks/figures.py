@@ -23,6 +23,7 @@ class Legs:
     cpu: dict[str, list[float]] = field(default_factory=dict)
     commands: list[float] = field(default_factory=list)
     efficiency: list[float] = field(default_factory=list)
+    neighbours: list[float] = field(default_factory=list)
     by_command: dict[str, float] = field(default_factory=dict)
     paced: list[Seen] = field(default_factory=list)
 
@@ -32,6 +33,8 @@ class Legs:
         self.rates.append(len(seen) / took.seconds)
         for kind, used in took.cpu.items():
             self.cpu.setdefault(kind, []).append(used * MS / jobs)
+        ours = sum(used for kind, used in took.cpu.items() if kind != "machine")
+        self.neighbours.append(max(0.0, took.cpu["machine"] - ours) / took.seconds)
         self.commands.append(max(0.0, sum(took.commands.values()) - idle * took.seconds) / jobs)
         self.by_command = {name: round(n / jobs, 2) for name, n in took.commands.items() if n > jobs / 20}
         if case.cpu_ms:
@@ -39,10 +42,9 @@ class Legs:
 
 
 def _efficiency(seen: Sequence[Seen], took: Reading, cores: int) -> float:
-    """Work done, of what the cores could have done less what everything but the workers took of them."""
+    """Work done, of what the cores could have done less what all but the workers took, neighbours too."""
     work = sum(float(one.result["cpu_ms"]) for one in seen) / MS
-    others = sum(used for kind, used in took.cpu.items() if kind != "worker")
-    return work / (cores * took.seconds - others)
+    return work / (cores * took.seconds - (took.cpu["machine"] - took.cpu["worker"]))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -64,6 +66,7 @@ def figures(legs: Legs) -> Figures:
     found |= {f"cpu_{kind}": used for kind, used in by_kind.items()}
     found["cpu_client"] = _median(legs.cpu.get("client", ()))
     found |= {"commands": _median(legs.commands), "efficiency": _median(legs.efficiency)}
+    found["neighbours"] = _median(legs.neighbours)
     for stage in STAGES:
         times = [value * MS for one in legs.paced if (value := getattr(one, stage)) is not None]
         found[f"{stage}_p50"] = percentile(times, 0.5) if times else None

@@ -57,6 +57,12 @@ def cpu_of(roots: Mapping[str, list[int]]) -> dict[str, float]:
     return {kind: sum(below(pid) for pid in pids) for kind, pids in roots.items()}
 
 
+def machine_cpu() -> float:
+    """CPU seconds that all cores have been busy, or taken by the host of a virtual machine."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq + steal) * TICK_S
+
+
 class Meters:
     """Reads everything at once. `roots` are the first processes of each kind."""
 
@@ -65,8 +71,9 @@ class Meters:
         self._roots = roots
 
     def read(self) -> Reading:
-        """Now. Our own CPU is the kind "client"; its children are the others."""
+        """Now. Our own CPU is the kind "client", and "machine" is everybody's, our neighbours' as well."""
         stats = self._redis.info("commandstats")
         names = {key.removeprefix("cmdstat_"): value["calls"] for key, value in stats.items()}
         commands = {name: calls for name, calls in names.items() if name not in NOT_OURS}
-        return Reading(time.monotonic(), {**cpu_of(self._roots), "client": time.process_time()}, commands)
+        cpu = {**cpu_of(self._roots), "client": time.process_time(), "machine": machine_cpu()}
+        return Reading(time.monotonic(), cpu, commands)

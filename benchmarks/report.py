@@ -18,6 +18,7 @@ ROWS = {
     "cpu": ("CPU per job", "ms"),
     **{f"cpu_{kind}": (f"  {kind}", "ms") for kind in KINDS},
     "efficiency": ("efficiency of the lane", ""),
+    "neighbours": ("cores used by others", ""),
     "commands": ("Redis commands per job", ""),
     "submit_p50": ("submit p50", "ms"),
     "submit_p99": ("submit p99", "ms"),

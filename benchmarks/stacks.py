@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -121,18 +122,27 @@ class Side:
         return " ready." in (self.logs / f"{self.name}-{log_name}.log").read_text(errors="replace")
 
 
+@dataclass(frozen=True)
+class Variant:
+    """Where people's copies differ: gunicorn's workers, and seconds that Django keeps a database connection."""
+
+    web: int = 1
+    conn_max_age: int = 60
+
+
 class Baseline(Side):
-    """gunicorn and Celery with their defaults: one sync worker, or as many as asked for; one process a core."""
+    """gunicorn and Celery with their defaults: one sync worker, one process a core; or as the variant says."""
 
     name = BASELINE
 
-    def __init__(self, servers: Servers, logs: Path, web: int) -> None:
-        self.web = web
+    def __init__(self, servers: Servers, logs: Path, variant: Variant) -> None:
+        self.web = variant.web
         environment = {
             "DJANGO_SETTINGS_MODULE": "benchmarks.baseline.settings",
             "BASELINE_DATABASE_URL": servers.database(BASELINE),
             "BASELINE_BROKER_URL": servers.broker(1),
             "BASELINE_SECRET_KEY": secrets.token_hex(32),
+            "BASELINE_CONN_MAX_AGE": str(variant.conn_max_age),
         }
         super().__init__(servers, logs, environment)
 
@@ -222,8 +232,8 @@ def deep_table() -> str:
 class Bench:
     """Everything that runs, from `start` to the end of the `with` block."""
 
-    def __init__(self, baseline_web: int) -> None:
-        self.baseline_web = baseline_web
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
 
     def __enter__(self) -> Self:
         VAR.mkdir(parents=True, exist_ok=True)
@@ -241,7 +251,7 @@ class Bench:
 
     def start(self) -> None:
         self.servers.start()
-        for side in (Baseline(self.servers, VAR, self.baseline_web), Headrace(self.servers, VAR)):
+        for side in (Baseline(self.servers, VAR, self.variant), Headrace(self.servers, VAR)):
             self.sides[side.name] = side
             side.start()
 

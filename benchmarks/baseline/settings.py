@@ -47,7 +47,7 @@ DATABASES = {
         "PASSWORD": _DATABASE["password"],
         "HOST": _DATABASE["host"],
         "PORT": _DATABASE["port"],
-        "CONN_MAX_AGE": 60,
+        "CONN_MAX_AGE": int(os.environ["BASELINE_CONN_MAX_AGE"]),
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
