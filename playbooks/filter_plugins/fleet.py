@@ -188,8 +188,9 @@ def _by_family(sources: Iterable[str]) -> dict[str, list[str]]:
 def fleet_connections(plans: Iterable[Mapping[str, Any]], reserve: int) -> dict[str, int]:
     """Connections to the database and to the broker that the whole plan can hold open at once.
 
-    A thread of gunicorn's or of a worker holds one of each; a push process two (its reader and its poll), a sweeper and
-    beat one, and a worker unit three more (its lease thread, its consumer, its remote control).
+    A thread of gunicorn's and a slot of a worker hold one of each, a push process two (its reader and its poll), a
+    sweeper and beat one. A worker unit is counted with two more to the database and four more to the broker: for its
+    lease thread, its consumer and its remote control, and a little room.
     """
     need = {"database": int(reserve), "broker": int(reserve)}
     for plan in plans:
