@@ -100,7 +100,8 @@ def main() -> int:
     options = arguments()
     prepare(options.port)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # whoever ends us, the `with` block below ends the rest
+        # as if by Ctrl-C, which asyncio.run knows: it cancels, where an exception out of nowhere would hit any callback
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     terminal = sys.stdout.isatty()
     console = Console(force_terminal=terminal, width=None if terminal else 130)
     try:
