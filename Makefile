@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help demo compose cluster load bench test lint requirements
+.PHONY: help demo compose cluster load drills bench test lint requirements
 
 help:  ## print this
 	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ cluster: .venv/.deploy  ## bring the local cluster up in containers and provisio
 
 load: .venv/.load  ## load a running Headrace and audit it (HEADRACE_TOKEN; ARGS='--shape smoke --host ADDRESS')
 	@.venv/bin/python -m loadtests $(ARGS)
+
+drills: .venv/.dev .venv/.deploy .venv/.load  ## break the local cluster on purpose, under load, and audit it (ARGS=--list, ARGS='worker-killed')
+	@PYTHONPATH=tests:app:. .venv/bin/python -m drills $(ARGS)
 
 bench: .venv/.demo  ## side by side with the deployment most people copy: ratios (ARGS=--quick: a minute; ARGS=--full: all)
 	@.venv/bin/python -m benchmarks $(ARGS)

@@ -92,14 +92,24 @@ class Client:
 
     def _submit(self, path: str, body: Json, bodies: Sequence[Json], way: Way, due_at: float) -> list[Record]:
         try:
-            answer = self.api.ask("POST", path, body)
+            answer = self._insist(path, body, way, due_at + self.desk.shape.deadline_s)
         except NotAccepted as error:
-            self.desk.ledger.refuse(str(error))
             for one in bodies:
                 self.desk.report("submit", self._name(one), now() - due_at, str(error))
             return []
         jobs = answer.body["jobs"] if path.endswith("batch") else [answer.body]
         return [self._accepted(one, job, answer, way, due_at) for one, job in zip(bodies, jobs, strict=True)]
+
+    def _insist(self, path: str, body: Json, way: Way, until: float) -> Answer:
+        """The answer to a submit. One with a key may be sent again, to a server that is away for a moment."""
+        while True:
+            try:
+                return self.api.ask("POST", path, body)
+            except NotAccepted as error:
+                self.desk.ledger.refuse(str(error))
+                if way != "keyed" or error.status not in AWAY or now() > until:
+                    raise
+            gevent.sleep(self.desk.shape.poll_s)
 
     def _name(self, body: Json) -> str:
         lanes = (piece.lane for piece in self.desk.pieces if piece.work.kind == body["kind"])
@@ -173,6 +183,7 @@ class Client:
             try:
                 return self.api.ask("GET", f"/api/jobs/{record.id}")
             except NotAccepted as error:
+                self.desk.ledger.fail()
                 if error.status not in AWAY:
                     raise
             gevent.sleep(self.desk.shape.poll_s)

@@ -275,13 +275,14 @@ def head(run: Run) -> Json:
     }
 
 
-def audited(found: Audit, refused: Mapping[str, int]) -> Json:
-    """The counts, and the exceptions by id."""
+def audited(found: Audit, refused: Mapping[str, int], failed: int) -> Json:
+    """The counts, and the exceptions by id. `failed`: requests after the submit that had to be sent again."""
     return {
         "submitted": len(found.findings),
         **{verdict: found.count(verdict) for verdict in ("verified", "lost", "double", "wrong")},
         "exceptions": [asdict(one) for one in found.exceptions[:EXCEPTIONS]],
         "refused": dict(refused),
+        "failed": failed,
     }
 
 

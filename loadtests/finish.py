@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests import ROOT, VAR, LoadError, clock, figures, report, slo
+from loadtests import ROOT, VAR, LoadError, clock, context, figures, report, slo
 from loadtests.api import Api, NotAccepted
 from loadtests.audit import Audit, audit
 from loadtests.context import Run
@@ -37,6 +38,9 @@ def finish(run: Run) -> Json:
 def tell(facts: Json, options: argparse.Namespace) -> None:
     """In the terminal, in run.json, and in the report."""
     folder = keep(facts, options.out)
+    if options.jobs:
+        records = context.current().desk.ledger.records.values()
+        (folder / "jobs.json").write_text(json.dumps([asdict(record) for record in records]))
     say(facts)
     pictures = report.write(facts, folder, pictures=not options.no_pictures)
     where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
@@ -61,7 +65,7 @@ def measured(run: Run, found: Audit) -> Json:
     verdicts = slo.judge(run.limits, slo.Measured(run.name, run.lanes, by_lane(followed(records)), efficiency, refused))
     return {
         "run": figures.head(run),
-        "audit": figures.audited(found, run.desk.ledger.refused),
+        "audit": figures.audited(found, run.desk.ledger.refused, run.desk.ledger.failed),
         "verdicts": figures.verdicts(verdicts),
         "held": all(verdict.ok is not False for verdict in verdicts),
         "table": figures.table(run, records),

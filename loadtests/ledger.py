@@ -109,8 +109,10 @@ class Ledger:
         self.records: dict[str, Record] = {}
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self.refused: dict[str, int] = {}
+        self.failed = 0
         self._news: dict[str, Record] = {}
         self._refusals: list[str] = []
+        self._failures = 0
 
     def accept(self, record: Record) -> None:
         """A new promise. The same id twice means that two submits were given one job."""
@@ -132,11 +134,17 @@ class Ledger:
         self.refused[sentence] = self.refused.get(sentence, 0) + 1
         self._refusals.append(sentence)
 
+    def fail(self) -> None:
+        """A request after the submit that was not answered as it should be; its client asks again."""
+        self.failed += 1
+        self._failures += 1
+
     def news(self) -> Json:
         """What has changed since the last time, for the master."""
         news, self._news = self._news, {}
         refusals, self._refusals = self._refusals, []
-        return {"records": [asdict(record) for record in news.values()], "refused": refusals}
+        failures, self._failures = self._failures, 0
+        return {"records": [asdict(record) for record in news.values()], "refused": refusals, "failed": failures}
 
     def learn(self, news: Json) -> None:
         """What a worker has told."""
@@ -144,6 +152,7 @@ class Ledger:
             self._merge(Record(**told))
         for sentence in news["refused"]:
             self.refused[sentence] = self.refused.get(sentence, 0) + 1
+        self.failed += news["failed"]
 
     def _merge(self, record: Record) -> None:
         known = self.records.get(record.id)

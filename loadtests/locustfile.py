@@ -41,6 +41,7 @@ def options(parser: Any) -> None:
     add("--fetch", default="", metavar="URL", help="a page that the server may fetch, where synthetic kinds are off")
     add("--plan", default="", metavar="FILE", help="the hosts' sizing plan, as deploy/sizing.py --json prints it")
     add("--out", default="", metavar="FOLDER", help="where the report goes (default: var/load/<shape>-<time>)")
+    add("--jobs", action="store_true", help="keep what was seen of every job, in jobs.json beside the report")
     add("--no-pictures", action="store_true", help="leave out the PNGs (they take a Chromium)")
 
 

@@ -87,6 +87,16 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(client, told, way):
     one = client([(202, QUEUED)], [away, away, (200, ROW)], TOLD)
     one.one(PIECE, way)
     assert failures(told) == []
+    assert one.desk.ledger.failed == 2
+
+
+def test_a_submit_with_a_key_is_sent_again_to_a_server_that_is_away(client, told):
+    one = client([NotAccepted("away", 503), (202, QUEUED), (200, QUEUED)], [(200, ROW)], TOLD)
+    one.one(PIECE, "keyed")
+    assert failures(told) == []
+    assert one.desk.ledger.refused == {"away": 1}
+    keys = {body["idempotency_key"] for method, _, body in one.api.asked if method == "POST"}
+    assert (len(one.api.asked), len(keys)) == (4, 1)
 
 
 def test_a_refused_submit_promises_nothing(client, told):

@@ -109,11 +109,13 @@ def test_a_master_knows_what_its_workers_know():
     record.told_at = 3.1
     worker.close(record)
     worker.refuse("no")
+    worker.fail()
     master.learn(worker.news())
     assert master.records[row["id"]] == record
     assert (master.tallies["quick"].submitted, master.tallies["quick"].closed) == (1, 1)
     assert master.refused == {"no": 1}
-    assert worker.news() == {"records": [], "refused": []}
+    assert master.failed == 1
+    assert worker.news() == {"records": [], "refused": [], "failed": 0}
 
 
 # Arrivals

@@ -1,0 +1,349 @@
+"""The drills: docs/reliability.md lists them with what came of each."""
+
+from drills import faults
+from drills.drill import Drill
+from drills.faults import POSTGRESQL, REDIS, kill
+from drills.hosts import Host
+from drills.scene import Json, Scene
+from servers import wait_until
+
+WORKER = "headrace-worker@*"
+BROKER_PORT, DATABASE_PORT = 6379, 5432
+
+
+# ---- workers and their hosts ----------------------------------------------------------------------------------------
+
+
+def kill_pool_children(scene: Scene) -> None:
+    """Of every prefork worker; its parent lives."""
+    for host in scene.of("workers"):
+        if "cpu" in host.lanes:
+            kill_children(host, "headrace-worker@cpu-1")
+
+
+def kill_children(host: Host, unit: str) -> None:
+    host.sh(f"pkill -KILL --parent $(systemctl show --property=MainPID --value {unit})")
+
+
+def stop_workers(scene: Scene) -> None:
+    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    scene.kept["restarts"] = restarts(host)
+    faults.freeze(host, WORKER)
+
+
+def restarts(host: Host) -> dict[str, int]:
+    return {unit: int(host.show(unit, "NRestarts")) for unit in sorted(host.units(WORKER))}
+
+
+def watchdog_restarted_them(scene: Scene) -> str:
+    """Nobody sends SIGCONT: systemd must find out by itself."""
+    host, before = scene.kept["host"], scene.kept["restarts"]
+
+    def again() -> bool:
+        now = restarts(host)
+        return set(now) == set(before) and all(now[unit] > before[unit] for unit in before)
+
+    try:
+        wait_until(again, 120, "systemd restarts each")
+    except AssertionError:
+        return f"systemd has not restarted every frozen worker: {before}, then {restarts(host)}"
+    return ""
+
+
+def thaw_workers(scene: Scene) -> None:
+    scene.kept["host"].forget_undo()
+
+
+def power_off_worker(scene: Scene) -> None:
+    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    host.cut_power()
+
+
+def power_on(scene: Scene) -> None:
+    scene.kept["host"].restore_power()
+
+
+def fill_disk(scene: Scene) -> None:
+    """Every place that a worker host writes to is full, and the workers start in that state too."""
+    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    host.sh(FILL)
+    host.sh(f"systemctl kill --kill-whom=all --signal=KILL '{WORKER}'")
+
+
+PLACES = "/var/lib/headrace /var/log/journal /var/tmp /tmp"
+FILL = f"""for place in {PLACES}; do
+  mkdir -p $place
+  mount -t tmpfs -o size=1m,mode=1777 headrace-drill $place
+  dd if=/dev/zero of=$place/full bs=64k 2>/dev/null || true
+  ! echo x > $place/more 2>/dev/null || cat /dev/zero > $place/more 2>/dev/null || true
+done"""
+
+
+def empty_disk(scene: Scene) -> None:
+    scene.kept["host"].sh(f"for place in {PLACES}; do umount -l $place; done")
+
+
+# ---- the broker -----------------------------------------------------------------------------------------------------
+
+
+def broker(scene: Scene) -> Host:
+    return scene.of("broker")[0]
+
+
+def restart_broker(scene: Scene) -> None:
+    broker(scene).sh(f"systemctl restart {REDIS}")
+
+
+def flush_broker(scene: Scene) -> None:
+    scene.broker_says("FLUSHALL")
+
+
+def delete_broker(scene: Scene) -> None:
+    """Its process and its disk are gone."""
+    broker(scene).sh(f"systemctl kill --signal=KILL {REDIS}; systemctl stop {REDIS}; rm -rf /var/lib/redis/broker/*")
+
+
+def start_broker(scene: Scene) -> None:
+    broker(scene).sh(f"systemctl reset-failed {REDIS}; systemctl start {REDIS}")
+
+
+def pause_broker(scene: Scene) -> None:
+    faults.freeze(broker(scene), REDIS)
+
+
+def resume_broker(scene: Scene) -> None:
+    faults.thaw(broker(scene), REDIS)
+
+
+def fill_broker(scene: Scene) -> None:
+    """Somebody else's data takes what memory it has."""
+    most = int(scene.broker_says("CONFIG GET maxmemory").split()[-1])
+    scene.kept["maxmemory"] = most
+    used = int(scene.broker_says("INFO memory").split("used_memory:")[1].split()[0])
+    scene.broker_says(f"CONFIG SET maxmemory {max(used, 2**20)}")
+
+
+def empty_broker(scene: Scene) -> None:
+    scene.broker_says(f"CONFIG SET maxmemory {scene.kept['maxmemory']}")
+
+
+def reset_connections(scene: Scene) -> None:
+    faults.reset(broker(scene), BROKER_PORT)
+
+
+# ---- the network ----------------------------------------------------------------------------------------------------
+
+
+def cut_from_broker(scene: Scene) -> None:
+    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    faults.cut(host, scene.of("broker"), BROKER_PORT)
+
+
+def cut_from_database(scene: Scene) -> None:
+    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    faults.cut(host, scene.of("db"), DATABASE_PORT)
+
+
+def mend(scene: Scene) -> None:
+    faults.mend(scene.kept["host"])
+
+
+# ---- the database ---------------------------------------------------------------------------------------------------
+
+
+def restart_database(scene: Scene) -> None:
+    scene.of("db")[0].sh(f"systemctl restart '{POSTGRESQL}'")
+
+
+def crash_database(scene: Scene) -> None:
+    """Every process of it at once; it recovers from its log as it starts."""
+    host = scene.of("db")[0]
+    host.signal(POSTGRESQL, "KILL")
+
+
+def start_database(scene: Scene) -> None:
+    scene.of("db")[0].sh("systemctl reset-failed 'postgresql@*'; systemctl start postgresql@17-main")
+
+
+# ---- the web tier ---------------------------------------------------------------------------------------------------
+
+
+def power_off_web(scene: Scene) -> None:
+    host = scene.kept["host"] = scene.spare("web")
+    host.cut_power()
+
+
+def kill_sweeper_and_workers(scene: Scene) -> None:
+    """The sweeper that leads dies in the moment in which it is needed."""
+    faults.leader(scene, "sweeper").signal("headrace-sweeper", "KILL")
+    scene.spare("workers", "cpu").signal(WORKER, "KILL")
+
+
+def freeze_sweeper_and_kill_workers(scene: Scene) -> None:
+    host = scene.kept["host"] = faults.leader(scene, "sweeper")
+    faults.freeze(host, "headrace-sweeper")
+    scene.spare("workers", "cpu").signal(WORKER, "KILL")
+
+
+def thaw_sweeper(scene: Scene) -> None:
+    faults.thaw(scene.kept["host"], "headrace-sweeper")
+
+
+# ---- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def poison(scene: Scene) -> None:
+    """A job whose pool process dies whenever it runs."""
+    poisoned = scene.kept["job"] = scene.submit("wait", lane="cpu", ms=120_000)
+    scene.kept["ours"] = [poisoned]
+    for attempt in (1, 2, 3):
+        scene.kept["last"] = scene.running(poisoned, attempt)
+        kill_children(scene.host_of(scene.kept["last"]), "headrace-worker@cpu-1")
+
+
+def poison_ends_with_a_sentence(scene: Scene) -> str:
+    job, last = scene.ended(scene.kept["job"]), scene.kept["last"]
+    expected = ("its worker died 3 times", last["worker"], "killed")
+    fine = job["state"] == "failed" and job["attempt"] == 3 and all(words in job["error"] for words in expected)
+    return "" if fine else f"the poison job {job['state']} after {job['attempt']} attempts: {job['error']}"
+
+
+def overrun(scene: Scene) -> None:
+    """A job that wants more time than its lane allows."""
+    scene.kept["job"] = scene.submit("wait", lane="quick", ms=120_000)
+    scene.kept["ours"] = [scene.kept["job"]]
+
+
+def overrun_ends_with_a_sentence(scene: Scene) -> str:
+    job = scene.ended(scene.kept["job"])
+    fine = job["state"] == "failed" and "longer than its lane allows" in job["error"]
+    return "" if fine else f"the job over its time {job['state']}: {job['error']}"
+
+
+def kill_host_of_a_long_job(scene: Scene) -> None:
+    """Ten minutes of work, and its host loses power."""
+    scene.spare("workers", "cpu")
+    scene.kept["job"] = scene.submit("wait", lane="cpu", ms=590_000)
+    scene.kept["ours"] = [scene.kept["job"]]
+    host = scene.kept["host"] = scene.host_of(scene.running(scene.kept["job"]))
+    host.cut_power()
+
+
+def long_job_runs_again(scene: Scene) -> str:
+    """Within the limit, and not after its own length."""
+    try:
+        job: Json = scene.running(scene.kept["job"], attempt=2, seconds=30)
+    except AssertionError as error:
+        return f"the long job does not run again: {error}"
+    scene.ask("POST", f"/api/jobs/{job['id']}/cancel")
+    job = scene.ended(job["id"], 30)
+    return "" if job["state"] == "cancelled" else f"the long job {job['state']} instead of being cancelled"
+
+
+DRILLS = [
+    Drill("pool-child-killed", "worker", "SIGKILL to every pool process of the cpu lane.", kill_pool_children),
+    Drill("worker-killed", "worker", "SIGKILL to every worker of every host.", kill("workers", WORKER)),
+    Drill(
+        "worker-frozen",
+        "worker",
+        "SIGSTOP to every worker of a host; systemd's watchdog must find out.",
+        stop_workers,
+        thaw_workers,
+        check=watchdog_restarted_them,
+    ),
+    Drill("worker-host-off", "host", "A worker host loses power.", power_off_worker, power_on),
+    Drill(
+        "long-job-host-off",
+        "host",
+        "The host of a ten-minute job loses power.",
+        kill_host_of_a_long_job,
+        power_on,
+        check=long_job_runs_again,
+    ),
+    Drill("worker-disk-full", "host", "A worker host's disk is full, and its workers die.", fill_disk, empty_disk, 20),
+    Drill("broker-restarted", "broker", "Redis is restarted.", restart_broker, returns=True, limit_s=15),
+    Drill("broker-killed", "broker", "SIGKILL to Redis; systemd starts it again.", kill("broker", REDIS), limit_s=15),
+    Drill("broker-flushed", "broker", "FLUSHALL: every queue and binding is gone.", flush_broker, limit_s=30),
+    Drill(
+        "broker-wiped",
+        "broker",
+        "Redis is killed, its data directory deleted; ten seconds later an empty one starts.",
+        delete_broker,
+        start_broker,
+        outage_s=10,
+        returns=True,
+        limit_s=30,
+    ),
+    Drill(
+        "broker-paused",
+        "broker",
+        "Redis is frozen for 30 seconds.",
+        pause_broker,
+        resume_broker,
+        outage_s=30,
+        returns=True,
+        limit_s=15,
+    ),
+    Drill(
+        "broker-full",
+        "broker",
+        "Redis may use no more memory than it does, for 20 seconds.",
+        fill_broker,
+        empty_broker,
+        outage_s=20,
+        returns=True,
+        limit_s=15,
+    ),
+    Drill("connections-reset", "network", "Every connection to Redis is reset.", reset_connections, limit_s=15),
+    Drill(
+        "worker-cut-from-broker",
+        "network",
+        "A worker host and Redis lose each other's packets for 40 seconds.",
+        cut_from_broker,
+        mend,
+        outage_s=40,
+    ),
+    Drill(
+        "worker-cut-from-database",
+        "network",
+        "A worker host and PostgreSQL lose each other's packets for 40 seconds.",
+        cut_from_database,
+        mend,
+        outage_s=40,
+    ),
+    Drill("database-restarted", "database", "PostgreSQL is restarted.", restart_database, returns=True, limit_s=10),
+    Drill(
+        "database-killed",
+        "database",
+        "SIGKILL to PostgreSQL; it is started again and recovers.",
+        crash_database,
+        start_database,
+        returns=True,
+        limit_s=10,
+    ),
+    Drill("web-host-off", "web", "A web host loses power.", power_off_web, power_on, failed=20, limit_s=30),
+    Drill("push-killed", "web", "SIGKILL to every push process.", kill("web", "headrace-push"), limit_s=15),
+    Drill(
+        "sweeper-killed",
+        "web",
+        "SIGKILL to the sweeper that leads, and to the workers of a host.",
+        kill_sweeper_and_workers,
+    ),
+    Drill(
+        "sweeper-frozen",
+        "web",
+        "SIGSTOP to the sweeper that leads, SIGKILL to the workers of a host.",
+        freeze_sweeper_and_kill_workers,
+        thaw_sweeper,
+        outage_s=20,
+    ),
+    Drill(
+        "poison-job",
+        "job",
+        "A job that kills its pool process each time.",
+        poison,
+        check=poison_ends_with_a_sentence,
+    ),
+    Drill("overrun", "job", "A job over its lane's time limit.", overrun, check=overrun_ends_with_a_sentence),
+]
+BY_NAME = {drill.name: drill for drill in DRILLS}

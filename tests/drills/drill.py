@@ -1,0 +1,226 @@
+"""One drill: load on every lane, a fault in the middle of it, the recovery, and the audit of every promise."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from drills.hosts import DrillError
+from drills.scene import Scene
+from loadtests import shapes
+from servers import ROOT, wait_until
+
+Json = dict[str, Any]
+RATES = {"cpu": 1.5, "io": 2.0, "quick": 2.5}
+"""Jobs a second: far below what the lanes can do, so that a job that waits long waits for the fault."""
+CALM_JOBS = 20
+"""So many have come back before the fault."""
+LATE_S = 3.0
+"""A client that waits longer than this for a job of a tenth of a second waits for the fault."""
+LEAST_S = 12.0
+"""The load goes on this long after the fault at least: a lost message shows after HEADRACE_LOST_AFTER_S."""
+QUIET_S = 5.0
+"""And this long after everything looks calm."""
+ATTEMPTS = 2
+
+Act = Callable[[Scene], None]
+Check = Callable[[Scene], str]
+
+
+def nothing(_: Scene) -> None:
+    """A fault that mends itself."""
+
+
+def content(_: Scene) -> str:
+    """Nothing more to look at than the audit."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A fault, made on purpose.
+
+    `outage_s` lies between fault and heal. The recovery is counted from the fault, or from the heal if that is when the
+    thing returns (`returns`), and may take `limit_s`. `failed`: how many requests clients may see fail; those were
+    retried or never promised. `check`: what else must hold; a complaint, or nothing.
+    """
+
+    name: str
+    layer: str
+    what: str
+    fault: Act
+    heal: Act = nothing
+    outage_s: float = 0.0
+    returns: bool = False
+    limit_s: float = 30.0
+    failed: int = 0
+    attempts: int = ATTEMPTS
+    check: Check = content
+
+
+@dataclass
+class Row:
+    """What came of a drill."""
+
+    drill: str
+    layer: str
+    jobs: int = 0
+    lost: int = 0
+    double: int = 0
+    wrong: int = 0
+    failed: int = 0
+    recovery_s: float | None = None
+    limit_s: float = 0.0
+    attempts: int = 0
+    complaints: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.complaints
+
+    def as_json(self) -> Json:
+        return asdict(self) | {"passed": self.passed}
+
+
+def hold(drill: Drill, scene: Scene, folder: Path) -> Row:
+    """Hold one drill.
+
+    Raises:
+        DrillError: it could not be held, because the fleet is not whole or the drill does not fit it.
+    """
+    if missing := scene.until_whole():
+        raise DrillError(f"The fleet is not whole before the drill {drill.name}: there is no {', no '.join(missing)}.")
+    scene.kept.clear()
+    row = Row(drill.name, drill.layer, limit_s=drill.limit_s)
+    load = Load(scene, folder, drill.outage_s + drill.limit_s + 90)
+    counted_from = fault_at = time.time()
+    try:
+        load.until_it_flows(scene)
+        fault_at = counted_from = time.time()
+        try:
+            drill.fault(scene)
+            time.sleep(drill.outage_s)  # the outage itself: nothing to wait for
+        finally:
+            drill.heal(scene)
+        counted_from = time.time() if drill.returns else fault_at
+        row.complaints += [said] if (said := drill.check(scene)) else []
+        load.until_calm(scene, counted_from + drill.limit_s + 20, max(fault_at, counted_from) + LEAST_S)
+    except (AssertionError, httpx.HTTPError, subprocess.SubprocessError) as error:
+        row.complaints.append(f"{type(error).__name__}: {error}"[:500])
+    finally:
+        load.end()
+    judge(row, drill, load, counted_from)
+    if missing := scene.until_whole():
+        row.complaints.append(f"not whole again: no {', no '.join(missing)}")
+    return row
+
+
+class Load:
+    """A steady load on every lane, from this machine, through the edge; it runs until it is ended."""
+
+    def __init__(self, scene: Scene, folder: Path, seconds: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.began = folder, time.time()
+        book = yaml.safe_load(shapes.BOOK.read_text())
+        book["work"]["wait"] |= {"params": {"lane": "io", "ms": 300}, "cost_s": 0.3}
+        book["shapes"] = {
+            "drill": {
+                "summary": "A steady load, and a fault in the middle of it.",
+                "model": "open",
+                "work": {"burn": 1, "wait": 1, "digest": 1},
+                "ways": {"single": 3, "keyed": 1, "poll": 1},
+                "deadline_s": seconds,
+                "stages": [{"name": "drill", "seconds": seconds, "rate": RATES}],
+            }
+        }
+        (folder / "shapes.yml").write_text(yaml.safe_dump(book))
+        command = [sys.executable, "-m", "loadtests", "--shapes", folder / "shapes.yml", "--shape", "drill"]
+        command += ["--host", scene.site, "--out", folder, "--jobs", "--no-pictures"]
+        command += ["--ca", scene.ca] if scene.ca else []
+        with (folder / "load.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                list(map(str, command)),
+                cwd=ROOT,
+                env=os.environ | {"HEADRACE_TOKEN": scene.token},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def until_it_flows(self, scene: Scene) -> None:
+        """Jobs come back."""
+        wait_until(
+            lambda: self._alive() and scene.done_since(self.began) >= CALM_JOBS, 90, "jobs of the load come back"
+        )
+
+    def _alive(self) -> bool:
+        if self.process.poll() is not None:
+            raise DrillError(f"The load ended early: {(self.folder / 'load.log').read_text()[-600:]}")
+        return True
+
+    def until_calm(self, scene: Scene, at_most: float, at_least: float) -> None:
+        """The load goes on until nobody has waited for long, for some seconds; or until the time is over."""
+        calm_since = None
+        while self._alive() and (now := time.time()) < at_most:
+            calm_since = (calm_since or now) if scene.calm() else None
+            if now > at_least and calm_since and now - calm_since > QUIET_S:
+                return
+            time.sleep(0.3)
+
+    def end(self) -> None:
+        """No new jobs; those under way are seen through; then its audit."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(240)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def found(self) -> tuple[Json, list[Json]]:
+        """Its findings, and its jobs.
+
+        Raises:
+            DrillError: it has none.
+        """
+        try:
+            run, jobs = (json.loads((self.folder / name).read_text()) for name in ("run.json", "jobs.json"))
+        except (OSError, ValueError) as error:
+            said = (self.folder / "load.log").read_text()[-600:]
+            raise DrillError(f"The load has left no findings ({error}): {said}") from error
+        return run, jobs
+
+
+def judge(row: Row, drill: Drill, load: Load, counted_from: float) -> None:
+    """Fill in a row from what the load found."""
+    run, jobs = load.found()
+    audit = run["audit"]
+    row.jobs = audit["submitted"]
+    row.lost, row.double, row.wrong = (audit[name] for name in ("lost", "double", "wrong"))
+    row.failed = sum(audit["refused"].values()) + audit["failed"]
+    row.attempts = max((job["attempt"] for job in jobs), default=0)
+    row.recovery_s = recovery(jobs, counted_from)
+    row.complaints += [f"{one['verdict']} {one['id']}: {one['why']}" for one in audit["exceptions"][:3]]
+    if row.jobs < CALM_JOBS:
+        row.complaints.append(f"only {row.jobs} jobs were submitted, which shows nothing")
+    if row.recovery_s > drill.limit_s:
+        row.complaints.append(f"full flow after {row.recovery_s:.1f} s, not {drill.limit_s:g}")
+    if row.failed > drill.failed:
+        row.complaints.append(f"{row.failed} failed requests, not {drill.failed}: {list(audit['refused'])[:2]}")
+    if row.attempts > drill.attempts:
+        row.complaints.append(f"a job took {row.attempts} attempts, not {drill.attempts}")
+
+
+def recovery(jobs: list[Json], counted_from: float) -> float:
+    """Seconds until the last client that waited for the fault had its job; 0 if nobody waited that long."""
+    late = [job["told_at"] for job in jobs if job["told_at"] and job["told_at"] - job["due_at"] > LATE_S]
+    return max(0.0, max(late, default=0.0) - counted_from)

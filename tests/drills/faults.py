@@ -1,0 +1,74 @@
+"""What can be done to hosts, for a while: each with the way back, and a timer there in case that we die meanwhile."""
+
+from collections.abc import Iterable
+
+from drills.drill import Act
+from drills.hosts import Host
+from drills.scene import Scene
+
+TABLE = "headrace_drill"
+DEAD_MAN_S = 150
+REDIS, POSTGRESQL = "redis-server.service", "postgresql@*"
+
+
+def kill(group: str, unit: str) -> Act:
+    """SIGKILL to every process of a unit, on every host of a group."""
+    return lambda scene: each(scene.of(group), unit, "KILL")
+
+
+def each(hosts: Iterable[Host], unit: str, name: str) -> None:
+    for host in hosts:
+        host.signal(unit, name)
+
+
+def freeze(host: Host, unit: str) -> None:
+    """SIGSTOP: it is there, and does nothing."""
+    host.undo_later(DEAD_MAN_S, f"systemctl kill --kill-whom=all --signal=CONT {unit}")
+    host.signal(unit, "STOP")
+
+
+def thaw(host: Host, unit: str) -> None:
+    """It goes on where it was, if it is still there."""
+    host.attempt(f"systemctl kill --kill-whom=all --signal=CONT '{unit}'")
+    host.forget_undo()
+
+
+def cut(host: Host, others: Iterable[Host], port: int) -> None:
+    """Packets between a host and a port of others are dropped, both ways; nobody is told."""
+    addresses = ", ".join(other.inside for other in others)
+    host.undo_later(DEAD_MAN_S, f"nft delete table inet {TABLE}")
+    host.sh(
+        f"nft -f - <<'END'\n"
+        f"table inet {TABLE} {{\n"
+        f"  chain out {{ type filter hook output priority -300; ip daddr {{ {addresses} }} tcp dport {port} drop; }}\n"
+        f"  chain in {{ type filter hook input priority -300; ip saddr {{ {addresses} }} tcp sport {port} drop; }}\n"
+        f"}}\nEND"
+    )
+
+
+def mend(host: Host) -> None:
+    """Packets pass again."""
+    host.attempt(f"nft delete table inet {TABLE}")
+    host.forget_undo()
+
+
+def reset(host: Host, port: int) -> None:
+    """Every connection to a port of a host is answered with a reset, for a second; new ones too."""
+    host.sh(
+        f"nft -f - <<'END'\n"
+        f"table inet {TABLE} {{\n"
+        f"  chain in {{ type filter hook input priority -300; tcp dport {port} reject with tcp reset; }}\n"
+        f"}}\nEND\n"
+        f"sleep 1.5\nnft delete table inet {TABLE}"
+    )
+
+
+def leader(scene: Scene, role: str) -> Host:
+    """The host whose process leads a role now, as the ledger says."""
+    web = scene.of("web")[0]
+    code = (
+        "import django; django.setup(); from jobs.models import Leader; "
+        f"print(Leader.objects.get(role='{role}').holder)"
+    )
+    holder = web.sh(f'headrace-run python -c "{code}"').split()[-1]
+    return scene.hosts[holder.partition(":")[0]]
