@@ -150,7 +150,9 @@ class Clusters:
         self.up: Cluster | None = None
         self._down: tuple[str | Path, ...] = ()
 
-    def get(self, inventory: str, up: tuple[str | Path, ...], down: tuple[str | Path, ...]) -> Cluster:
+    def get(
+        self, inventory: str, up: tuple[str | Path, ...], down: tuple[str | Path, ...], **environment: str
+    ) -> Cluster:
         """The cluster of an inventory, brought up by one command and taken down by another."""
         if self.up and self.up.inventory.endswith(inventory):
             return self.up
@@ -161,7 +163,7 @@ class Clusters:
         else:
             self.take_down()
             self._down = down
-            cluster.output = sh(*up, HEADRACE_INVENTORY=cluster.inventory).stdout
+            cluster.output = sh(*up, HEADRACE_INVENTORY=cluster.inventory, **environment).stdout
         self.up = cluster
         return cluster
 

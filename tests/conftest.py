@@ -13,6 +13,7 @@ import pytest
 
 from servers import APP, BIN, ROOT, PostgreSQL, Process, Redis, wait_until
 
+pytest_plugins = ["fleets"]
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
 QUICK = {"LEASE_S": "3", "RENEW_S": "1", "SWEEP_S": "0.2", "LOST_AFTER_S": "2", "RETRY_BASE_S": "0.1"}
 

@@ -66,6 +66,14 @@ def last_line(rows: list[Row]) -> str:
     )
 
 
+def held(drill: Drill, scene: Scene, folder: Path) -> Row:
+    """Its row; one that could not be held has failed."""
+    try:
+        return hold(drill, scene, folder)
+    except DrillError as error:
+        return Row(drill.name, drill.layer, limit_s=drill.limit_s, held=False, complaints=[str(error)])
+
+
 def run(chosen: list[Drill], options: argparse.Namespace, console: Console) -> list[Row]:
     """One after the other; each says how it went as soon as it is over."""
     scene = enter(options.inventory, options.site, options.ca)
@@ -74,14 +82,17 @@ def run(chosen: list[Drill], options: argparse.Namespace, console: Console) -> l
     for drill in chosen:
         console.print(f"[bold]{drill.name}[/]: {drill.what}", highlight=False)
         began = time.monotonic()
-        rows.append(row := hold(drill, scene, folder / drill.name))
+        rows.append(row := held(drill, scene, folder / drill.name))
         took = time.monotonic() - began
         recovery = "" if row.recovery_s is None else f"full flow after {row.recovery_s:.1f} s, "
         verdict = "pass" if row.passed else "[red]FAIL[/]"
         console.print(f"  {verdict}: {row.jobs} jobs, {recovery}{took:.0f} s in all", highlight=False)
         for complaint in row.complaints:
             console.print(f"  [red]{escape(complaint)}[/]", highlight=False)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "drills.json").write_text(json.dumps([one.as_json() for one in rows], indent=1))
+        if not row.held:
+            break
     console.print(f"the loads and their reports: {folder.relative_to(ROOT)}", highlight=False)
     return rows
 

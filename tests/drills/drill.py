@@ -31,6 +31,8 @@ LEAST_S = 12.0
 """The load goes on this long after the fault at least: a lost message shows after HEADRACE_LOST_AFTER_S."""
 QUIET_S = 5.0
 """And this long after everything looks calm."""
+MOST_S = 600.0
+"""Should we die, the load ends by itself."""
 ATTEMPTS = 2
 
 Act = Callable[[Scene], None]
@@ -82,6 +84,7 @@ class Row:
     recovery_s: float | None = None
     limit_s: float = 0.0
     attempts: int = 0
+    held: bool = True
     complaints: list[str] = field(default_factory=list)
 
     @property
@@ -102,7 +105,7 @@ def hold(drill: Drill, scene: Scene, folder: Path) -> Row:
         raise DrillError(f"The fleet is not whole before the drill {drill.name}: there is no {', no '.join(missing)}.")
     scene.kept.clear()
     row = Row(drill.name, drill.layer, limit_s=drill.limit_s)
-    load = Load(scene, folder, drill.outage_s + drill.limit_s + 90)
+    load = Load(scene, folder, drill.outage_s + drill.limit_s + 60)
     counted_from = fault_at = time.time()
     try:
         load.until_it_flows(scene)
@@ -128,7 +131,7 @@ def hold(drill: Drill, scene: Scene, folder: Path) -> Row:
 class Load:
     """A steady load on every lane, from this machine, through the edge; it runs until it is ended."""
 
-    def __init__(self, scene: Scene, folder: Path, seconds: float) -> None:
+    def __init__(self, scene: Scene, folder: Path, deadline_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.began = folder, time.time()
         book = yaml.safe_load(shapes.BOOK.read_text())
@@ -139,19 +142,20 @@ class Load:
                 "model": "open",
                 "work": {"burn": 1, "wait": 1, "digest": 1},
                 "ways": {"single": 3, "keyed": 1, "poll": 1},
-                "deadline_s": seconds,
-                "stages": [{"name": "drill", "seconds": seconds, "rate": RATES}],
+                "deadline_s": deadline_s,
+                "stages": [{"name": "drill", "seconds": MOST_S, "rate": RATES}],
             }
         }
         (folder / "shapes.yml").write_text(yaml.safe_dump(book))
         command = [sys.executable, "-m", "loadtests", "--shapes", folder / "shapes.yml", "--shape", "drill"]
         command += ["--host", scene.site, "--out", folder, "--jobs", "--no-pictures"]
         command += ["--ca", scene.ca] if scene.ca else []
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         with (folder / "load.log").open("wb") as log:
             self.process = subprocess.Popen(
                 list(map(str, command)),
                 cwd=ROOT,
-                env=os.environ | {"HEADRACE_TOKEN": scene.token},
+                env=environment | {"HEADRACE_TOKEN": scene.token},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -1,4 +1,4 @@
-"""The clusters of the host tests.
+"""Fixtures: the clusters of the host tests and of the drills, each brought up once.
 
 `--cluster running` uses the one that is up (`vagrant up`, `make cluster`) and leaves it. Without Docker and Vagrant the
 tests skip and say what is missing; in CI that is a failure.
@@ -13,7 +13,7 @@ import pytest
 from clusters import Cluster, Clusters, missing, sh
 from servers import BIN
 
-HERE = Path(__file__).parent
+HOSTS, DRILLS = Path(__file__).with_name("hosts"), Path(__file__).with_name("drills")
 SAID = "journalctl --no-pager -n 15 -o cat -u 'headrace-*' -u redis-server -u nginx"
 
 
@@ -30,8 +30,8 @@ def clusters(pytestconfig: pytest.Config) -> Iterator[Clusters]:
 
 @pytest.fixture(scope="session")
 def local(clusters: Clusters) -> Cluster:
-    """The local cluster, a host for each thing; by Vagrant."""
-    return clusters.get("local", ("vagrant", "up"), ("vagrant", "destroy", "--force"))
+    """The local cluster, a host for each thing, and a second one for the cpu lane, so that one may die; by Vagrant."""
+    return clusters.get("local", ("vagrant", "up"), ("vagrant", "destroy", "--force"), HEADRACE_CPU_WORKERS="2")
 
 
 @pytest.fixture(scope="session")
@@ -54,14 +54,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome: Any = yield
     report = outcome.get_result()
     clusters = item.config.stash.get(CLUSTERS, None)
-    if report.when == "call" and report.failed and clusters and clusters.up and "hosts" in str(item.path):
+    if report.when == "call" and report.failed and clusters and clusters.up and _place(item):
         for name in clusters.up.machines:
-            said = clusters.up.host(name).run(
-                "journalctl --no-pager -n 15 -o cat -u 'headrace-*' -u redis-server -u nginx"
-            )
-            report.sections.append((f"journal of {name}", said.stdout))
+            report.sections.append((f"journal of {name}", clusters.up.host(name).run(SAID).stdout))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters last, and the small one after the other: each is brought up once."""
-    items.sort(key=lambda item: (HERE in item.path.parents) + ("small" in getattr(item, "fixturenames", ())))
+    """Clusters last, drills after the tests of hosts that are well, and the small one after the other."""
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    if DRILLS in item.path.parents:
+        return 2 if "scene" in getattr(item, "fixturenames", ()) else 0
+    if HOSTS in item.path.parents:
+        return 3 if "small" in getattr(item, "fixturenames", ()) else 1
+    return 0

@@ -1,0 +1,94 @@
+"""The drills that every change must pass, on the local cluster: at least one of each layer. `make drills` holds all."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from clusters import Cluster
+from drills import drill as drills
+from drills.catalogue import BY_NAME, DRILLS
+from drills.drill import Drill, Row, hold, judge, recovery
+from drills.scene import Scene, enter
+from servers import ROOT
+
+EVERY_TIME = [
+    "pool-child-killed",
+    "worker-killed",
+    "worker-host-off",
+    "broker-killed",
+    "broker-wiped",
+    "connections-reset",
+    "worker-cut-from-broker",
+    "database-killed",
+    "web-host-off",
+    "push-killed",
+    "sweeper-killed",
+    "poison-job",
+]
+
+
+@pytest.fixture(scope="session")
+def scene(local: Cluster) -> Iterator[Scene]:
+    yield enter(local.inventory)
+    local.forget_connections()
+
+
+@pytest.mark.parametrize("name", EVERY_TIME)
+def test_nothing_is_lost(name: str, scene: Scene) -> None:
+    row = hold(BY_NAME[name], scene, ROOT / "var/drills/tests" / name)
+    assert row.passed, row
+
+
+def test_every_layer_is_drilled_every_time() -> None:
+    assert {BY_NAME[name].layer for name in EVERY_TIME} == {drill.layer for drill in DRILLS}
+    assert len(BY_NAME) == len(DRILLS)
+
+
+# ---- the judge, on findings made up ---------------------------------------------------------------------------------
+
+NOW = time.time()
+FINE = {"submitted": 50, "lost": 0, "double": 0, "wrong": 0, "exceptions": [], "refused": {}, "failed": 0}
+
+
+class Findings:
+    """A load that has ended."""
+
+    def __init__(self, jobs: list[dict[str, Any]], **audit: Any) -> None:
+        self.jobs, self.audit = jobs, FINE | audit
+
+    def found(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return {"audit": self.audit}, self.jobs
+
+
+def job(due: float, waited: float, attempt: int = 1) -> dict[str, Any]:
+    return {"due_at": NOW + due, "told_at": NOW + due + waited, "attempt": attempt}
+
+
+def test_recovery_is_when_the_last_client_that_waited_for_the_fault_had_its_job() -> None:
+    assert recovery([job(-5, 0.2), job(-1, 9), job(2, 4), job(30, 0.5)], NOW) == pytest.approx(8)
+    assert recovery([job(-5, 0.2), job(1, 0.5)], NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("jobs", "audit", "complaint"),
+    [
+        ([job(0, 40)], {}, "full flow after 40.0 s, not 30"),
+        ([job(0, 1, attempt=3)], {}, "a job took 3 attempts, not 2"),
+        ([job(0, 1)], {"refused": {"away": 1}, "failed": 2}, "3 failed requests, not 0"),
+        ([job(0, 1)], {"submitted": 3}, "only 3 jobs were submitted"),
+        ([job(0, 1)], {"lost": 1, "exceptions": [{"verdict": "lost", "id": "x", "why": "gone"}]}, "lost x: gone"),
+    ],
+)
+def test_what_is_not_as_promised_is_a_complaint(jobs: list[Any], audit: dict[str, Any], complaint: str) -> None:
+    row = Row("some", "worker")
+    judge(row, Drill("some", "worker", "", drills.nothing), Findings(jobs, **audit), NOW)
+    assert [complaint in said for said in row.complaints] == [True], row
+    assert not row.passed
+
+
+def test_what_is_as_promised_passes() -> None:
+    row = Row("some", "worker")
+    judge(row, Drill("some", "worker", "", drills.nothing), Findings([job(0, 5, attempt=2)]), NOW)
+    assert row.passed, row
