@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +20,7 @@ from rich.table import Table
 from drills.catalogue import BY_NAME, DRILLS
 from drills.drill import Drill, Row, hold
 from drills.hosts import DrillError
-from drills.scene import enter
+from drills.scene import Scene, enter
 from servers import ROOT
 
 COLUMNS = ("drill", "layer", "jobs", "lost", "double", "wrong", "failed requests", "recovery", "limit", "verdict")
