@@ -23,7 +23,19 @@ from drills.hosts import DrillError
 from drills.scene import Scene, enter
 from servers import ROOT
 
-COLUMNS = ("drill", "layer", "jobs", "lost", "double", "wrong", "failed requests", "recovery", "limit", "verdict")
+COLUMNS = (
+    "drill",
+    "layer",
+    "jobs",
+    "lost",
+    "double",
+    "wrong",
+    "ran again",
+    "failed requests",
+    "recovery",
+    "limit",
+    "verdict",
+)
 FAILED, USAGE = 1, 2
 
 
@@ -44,7 +56,7 @@ def arguments() -> argparse.Namespace:
 def cells(row: Row) -> list[str]:
     """A row of the table."""
     recovery = "-" if row.recovery_s is None else f"{row.recovery_s:.1f} s"
-    counts = map(str, (row.jobs, row.lost, row.double, row.wrong, row.failed))
+    counts = map(str, (row.jobs, row.lost, row.double, row.wrong, row.again, row.failed))
     return [row.drill, row.layer, *counts, recovery, f"{row.limit_s:g} s", "pass" if row.passed else "FAIL"]
 
 
@@ -87,7 +99,10 @@ def run(chosen: list[Drill], options: argparse.Namespace, console: Console) -> l
         took = time.monotonic() - began
         recovery = "" if row.recovery_s is None else f"full flow after {row.recovery_s:.1f} s, "
         verdict = "pass" if row.passed else "[red]FAIL[/]"
-        console.print(f"  {verdict}: {row.jobs} jobs, {recovery}{took:.0f} s in all", highlight=False)
+        console.print(
+            f"  {verdict}: {row.jobs} jobs, {row.again} of them ran again, {recovery}{took:.0f} s in all",
+            highlight=False,
+        )
         for complaint in row.complaints:
             console.print(f"  [red]{escape(complaint)}[/]", highlight=False)
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,23 @@ BROKER_PORT, DATABASE_PORT = 6379, 5432
 # ---- workers and their hosts ----------------------------------------------------------------------------------------
 
 
+def a_worker_host(scene: Scene) -> Host:
+    """One that runs jobs now, and whose lanes others serve as well."""
+    [host] = scene.at_work([scene.spare("workers", "cpu")])
+    scene.kept["host"] = host
+    return host
+
+
 def kill_pool_children(scene: Scene) -> None:
     """Of every prefork worker; its parent lives."""
-    for host in scene.of("workers"):
-        if "cpu" in host.lanes:
-            kill_children(host, "headrace-worker@cpu-1")
+    for host in scene.at_work(host for host in scene.of("workers") if "cpu" in host.lanes):
+        kill_children(host, "headrace-worker@cpu-1")
+
+
+def kill_workers(scene: Scene) -> None:
+    """All of the fleet."""
+    for host in scene.at_work(scene.of("workers")):
+        host.signal(WORKER, "KILL")
 
 
 def kill_children(host: Host, unit: str) -> None:
@@ -26,7 +38,7 @@ def kill_children(host: Host, unit: str) -> None:
 
 
 def stop_workers(scene: Scene) -> None:
-    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    host = a_worker_host(scene)
     scene.kept["restarts"] = restarts(host)
     faults.freeze(host, WORKER)
 
@@ -51,8 +63,7 @@ def watchdog_restarted_them(scene: Scene) -> str:
 
 
 def power_off_worker(scene: Scene) -> None:
-    host = scene.kept["host"] = scene.spare("workers", "cpu")
-    host.cut_power()
+    a_worker_host(scene).cut_power()
 
 
 def power_on(scene: Scene) -> None:
@@ -61,7 +72,7 @@ def power_on(scene: Scene) -> None:
 
 def fill_disk(scene: Scene) -> None:
     """Every place that a worker host writes to is full, and the workers start in that state too."""
-    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    host = a_worker_host(scene)
     host.sh(FILL)
     host.sh(f"systemctl kill --kill-whom=all --signal=KILL '{WORKER}'")
 
@@ -131,12 +142,12 @@ def reset_connections(scene: Scene) -> None:
 
 
 def cut_from_broker(scene: Scene) -> None:
-    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    host = a_worker_host(scene)
     faults.cut(host, scene.of("broker"), BROKER_PORT)
 
 
 def cut_from_database(scene: Scene) -> None:
-    host = scene.kept["host"] = scene.spare("workers", "cpu")
+    host = a_worker_host(scene)
     faults.cut(host, scene.of("db"), DATABASE_PORT)
 
 
@@ -171,18 +182,19 @@ def power_off_web(scene: Scene) -> None:
 
 def kill_sweeper_and_workers(scene: Scene) -> None:
     """The sweeper that leads dies in the moment in which it is needed."""
-    faults.leader(scene, "sweeper").signal("headrace-sweeper", "KILL")
-    scene.spare("workers", "cpu").signal(WORKER, "KILL")
+    sweeper = faults.leader(scene, "sweeper")
+    a_worker_host(scene).signal(WORKER, "KILL")
+    sweeper.signal("headrace-sweeper", "KILL")
 
 
 def freeze_sweeper_and_kill_workers(scene: Scene) -> None:
-    host = scene.kept["host"] = faults.leader(scene, "sweeper")
-    faults.freeze(host, "headrace-sweeper")
-    scene.spare("workers", "cpu").signal(WORKER, "KILL")
+    sweeper = scene.kept["sweeper"] = faults.leader(scene, "sweeper")
+    a_worker_host(scene).signal(WORKER, "KILL")
+    faults.freeze(sweeper, "headrace-sweeper")
 
 
 def thaw_sweeper(scene: Scene) -> None:
-    faults.thaw(scene.kept["host"], "headrace-sweeper")
+    faults.thaw(scene.kept["sweeper"], "headrace-sweeper")
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------
@@ -238,7 +250,7 @@ def long_job_runs_again(scene: Scene) -> str:
 
 DRILLS = [
     Drill("pool-child-killed", "worker", "SIGKILL to every pool process of the cpu lane.", kill_pool_children),
-    Drill("worker-killed", "worker", "SIGKILL to every worker of every host.", kill("workers", WORKER)),
+    Drill("worker-killed", "worker", "SIGKILL to every worker of every host.", kill_workers),
     Drill(
         "worker-frozen",
         "worker",

@@ -21,12 +21,21 @@ from loadtests import shapes
 from servers import ROOT, wait_until
 
 Json = dict[str, Any]
-RATES = {"cpu": 1.5, "io": 2.0, "quick": 2.5}
+RATES = {"cpu": 0.9, "io": 2.0, "quick": 2.0}
 """Jobs a second: far below what the lanes can do, so that a job that waits long waits for the fault."""
+WORK = {
+    "burn": {"kind": "burn", "lane": "cpu", "params": {"lane": "cpu", "ms": 100}, "cost_s": 0.1},
+    "digest": {"kind": "digest", "lane": "quick", "params": {}, "cost_s": 0.02},
+    "cpu nap": {"kind": "wait", "lane": "cpu", "params": {"lane": "cpu", "ms": 1500}, "cost_s": 1.5},
+    "io nap": {"kind": "wait", "lane": "io", "params": {"lane": "io", "ms": 1500}, "cost_s": 1.5},
+    "quick nap": {"kind": "wait", "lane": "quick", "params": {"lane": "quick", "ms": 500}, "cost_s": 0.5},
+}
+MIX = {"burn": 2, "cpu nap": 1, "io nap": 1, "digest": 5, "quick nap": 1}
+"""Short jobs, and some that are long enough to be hit."""
 CALM_JOBS = 20
 """So many have come back before the fault."""
 LATE_S = 3.0
-"""A client that waits longer than this for a job of a tenth of a second waits for the fault."""
+"""A client that waits this much longer for a job than the job takes waits for the fault."""
 LEAST_S = 12.0
 """The load goes on this long after the fault at least: a lost message shows after HEADRACE_LOST_AFTER_S."""
 QUIET_S = 5.0
@@ -83,6 +92,7 @@ class Row:
     failed: int = 0
     recovery_s: float | None = None
     limit_s: float = 0.0
+    again: int = 0
     attempts: int = 0
     held: bool = True
     complaints: list[str] = field(default_factory=list)
@@ -135,12 +145,12 @@ class Load:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.began = folder, time.time()
         book = yaml.safe_load(shapes.BOOK.read_text())
-        book["work"]["wait"] |= {"params": {"lane": "io", "ms": 300}, "cost_s": 0.3}
+        book["work"] |= WORK
         book["shapes"] = {
             "drill": {
                 "summary": "A steady load, and a fault in the middle of it.",
                 "model": "open",
-                "work": {"burn": 1, "wait": 1, "digest": 1},
+                "work": MIX,
                 "ways": {"single": 3, "keyed": 1, "poll": 1},
                 "deadline_s": deadline_s,
                 "stages": [{"name": "drill", "seconds": MOST_S, "rate": RATES}],
@@ -211,6 +221,7 @@ def judge(row: Row, drill: Drill, load: Load, counted_from: float) -> None:
     row.jobs = audit["submitted"]
     row.lost, row.double, row.wrong = (audit[name] for name in ("lost", "double", "wrong"))
     row.failed = sum(audit["refused"].values()) + audit["failed"]
+    row.again = sum(job["attempt"] > 1 for job in jobs)
     row.attempts = max((job["attempt"] for job in jobs), default=0)
     row.recovery_s = recovery(jobs, counted_from)
     row.complaints += [f"{one['verdict']} {one['id']}: {one['why']}" for one in audit["exceptions"][:3]]
@@ -226,5 +237,10 @@ def judge(row: Row, drill: Drill, load: Load, counted_from: float) -> None:
 
 def recovery(jobs: list[Json], counted_from: float) -> float:
     """Seconds until the last client that waited for the fault had its job; 0 if nobody waited that long."""
-    late = [job["told_at"] for job in jobs if job["told_at"] and job["told_at"] - job["due_at"] > LATE_S]
+    late = [job["told_at"] for job in jobs if job["told_at"] and _waited(job) > LATE_S]
     return max(0.0, max(late, default=0.0) - counted_from)
+
+
+def _waited(job: Json) -> float:
+    """Seconds beyond the job's own length."""
+    return float(job["told_at"] - job["due_at"] - job["params"].get("ms", 0) / 1000)

@@ -13,12 +13,12 @@ REDIS, POSTGRESQL = "redis-server.service", "postgresql@*"
 
 def kill(group: str, unit: str) -> Act:
     """SIGKILL to every process of a unit, on every host of a group."""
-    return lambda scene: each(scene.of(group), unit, "KILL")
 
+    def fault(scene: Scene) -> None:
+        for host in scene.of(group):
+            host.signal(unit, "KILL")
 
-def each(hosts: Iterable[Host], unit: str, name: str) -> None:
-    for host in hosts:
-        host.signal(unit, name)
+    return fault
 
 
 def freeze(host: Host, unit: str) -> None:

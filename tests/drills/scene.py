@@ -3,7 +3,7 @@
 import os
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +63,17 @@ class Scene:
             of = f"{group} of the lane {lane}" if lane else group
             raise DrillError(f"The drill kills a host of {of}, and the inventory has one: add another first.")
         return found[0]
+
+    def at_work(self, hosts: Iterable[Host]) -> list[Host]:
+        """The hosts, as soon as each runs a job: a fault that hits nobody shows nothing."""
+        wanted = {host.name: host for host in hosts}
+
+        def busy() -> bool:
+            running = self.ask("GET", "/api/jobs?limit=100&state=running")["items"]
+            return set(wanted) <= {job["worker"].partition("@")[2] for job in running}
+
+        wait_until(busy, 60, f"{', '.join(wanted)} run jobs")
+        return list(wanted.values())
 
     def host_of(self, job: Json) -> Host:
         """Where a job runs."""
