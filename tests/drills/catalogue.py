@@ -90,6 +90,36 @@ def empty_disk(scene: Scene) -> None:
     scene.kept["host"].sh(f"for place in {PLACES}; do umount -l $place; done")
 
 
+STEP_S = 3600
+
+
+def clocks(scene: Scene) -> list[Host]:
+    """A worker host's and a web host's."""
+    return [scene.spare("workers", "cpu"), scene.spare("web")]
+
+
+def give_clocks(scene: Scene) -> None:
+    for host in clocks(scene):
+        faults.own_clock(host)
+
+
+def step_clocks(scene: Scene) -> None:
+    """An hour ahead."""
+    for host in clocks(scene):
+        faults.set_clock(host, STEP_S)
+
+
+def step_clocks_back(scene: Scene) -> None:
+    """An hour back, to what they were."""
+    for host in clocks(scene):
+        faults.set_clock(host, 0)
+
+
+def take_clocks(scene: Scene) -> None:
+    for host in clocks(scene):
+        faults.common_clock(host)
+
+
 # ---- the broker -----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +298,16 @@ DRILLS = [
         check=long_job_runs_again,
     ),
     Drill("worker-disk-full", "host", "A worker host's disk is full, and its workers die.", fill_disk, empty_disk, 20),
+    Drill(
+        "clock-stepped",
+        "host",
+        "The clocks of a worker host and a web host jump an hour ahead, and 15 seconds later an hour back.",
+        step_clocks,
+        step_clocks_back,
+        outage_s=15,
+        prepare=give_clocks,
+        clean=take_clocks,
+    ),
     Drill("broker-restarted", "broker", "Redis is restarted.", restart_broker, returns=True, limit_s=15),
     Drill("broker-killed", "broker", "SIGKILL to Redis; systemd starts it again.", kill("broker", REDIS), limit_s=15),
     Drill("broker-flushed", "broker", "FLUSHALL: every queue and binding is gone.", flush_broker, limit_s=30),

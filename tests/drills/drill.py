@@ -40,6 +40,8 @@ LEAST_S = 12.0
 """The load goes on this long after the fault at least: a lost message shows after HEADRACE_LOST_AFTER_S."""
 QUIET_S = 5.0
 """And this long after everything looks calm."""
+AT_WORK_S = 120.0
+"""What a worker that hangs may take on top: until systemd's watchdog restarts it."""
 MOST_S = 600.0
 """Should we die, the load ends by itself."""
 ATTEMPTS = 2
@@ -63,7 +65,8 @@ class Drill:
 
     `outage_s` lies between fault and heal. The recovery is counted from the fault, or from the heal if that is when the
     thing returns (`returns`), and may take `limit_s`. `failed`: how many requests clients may see fail; those were
-    retried or never promised. `check`: what else must hold; a complaint, or nothing.
+    retried or never promised. `check`: what else must hold; a complaint, or nothing. `prepare` and `clean` are done
+    without load, before and after.
     """
 
     name: str
@@ -77,6 +80,8 @@ class Drill:
     failed: int = 0
     attempts: int = ATTEMPTS
     check: Check = content
+    prepare: Act = nothing
+    clean: Act = nothing
 
 
 @dataclass
@@ -114,6 +119,17 @@ def hold(drill: Drill, scene: Scene, folder: Path) -> Row:
     if missing := scene.until_whole():
         raise DrillError(f"The fleet is not whole before the drill {drill.name}: there is no {', no '.join(missing)}.")
     scene.kept.clear()
+    try:
+        drill.prepare(scene)
+        row = _under_load(drill, scene, folder)
+    finally:
+        drill.clean(scene)
+    if missing := scene.until_whole():
+        row.complaints.append(f"not whole again: no {', no '.join(missing)}")
+    return row
+
+
+def _under_load(drill: Drill, scene: Scene, folder: Path) -> Row:
     row = Row(drill.name, drill.layer, limit_s=drill.limit_s)
     load = Load(scene, folder, drill.outage_s + drill.limit_s + 60)
     counted_from = fault_at = time.time()
@@ -133,8 +149,6 @@ def hold(drill: Drill, scene: Scene, folder: Path) -> Row:
     finally:
         load.end()
     judge(row, drill, load, counted_from)
-    if missing := scene.until_whole():
-        row.complaints.append(f"not whole again: no {', no '.join(missing)}")
     return row
 
 
@@ -171,10 +185,18 @@ class Load:
             )
 
     def until_it_flows(self, scene: Scene) -> None:
-        """Jobs come back."""
-        wait_until(
-            lambda: self._alive() and scene.done_since(self.began) >= CALM_JOBS, 90, "jobs of the load come back"
-        )
+        """Jobs come back, from every worker."""
+        self._until_all_work(scene, self.began, time.time() + 60)
+        wait_until(lambda: self._alive() and len(scene.done_since(self.began)) >= CALM_JOBS, 60, "jobs come back")
+
+    def _until_all_work(self, scene: Scene, since: float, at_most: float) -> None:
+        """Every worker has done a job that was submitted since then: one that is up, but takes none, is found out."""
+        idle = {name for names in scene.workers.values() for name in names}
+        while idle and self._alive():
+            assert time.time() < at_most, f"it is up, but does no work: {', '.join(sorted(idle))}"
+            with suppress(httpx.HTTPError):
+                idle -= {job["worker"] for job in scene.done_since(since)}
+            time.sleep(0.2)
 
     def _alive(self) -> bool:
         if self.process.poll() is not None:
@@ -182,13 +204,16 @@ class Load:
         return True
 
     def until_calm(self, scene: Scene, at_most: float, at_least: float) -> None:
-        """The load goes on until nobody has waited for long, for some seconds; or until the time is over."""
+        """The load goes on until nobody has waited for long, for some seconds, or until the time is over; and until
+        every worker works.
+        """
         calm_since = None
         while self._alive() and (now := time.time()) < at_most:
             calm_since = (calm_since or now) if scene.calm() else None
             if now > at_least and calm_since and now - calm_since > QUIET_S:
-                return
+                break
             time.sleep(0.3)
+        self._until_all_work(scene, at_least - LEAST_S, at_most + AT_WORK_S)
 
     def end(self) -> None:
         """No new jobs; those under way are seen through; then its audit."""

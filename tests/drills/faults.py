@@ -63,6 +63,41 @@ def reset(host: Host, port: int) -> None:
     )
 
 
+CLOCK, CLOCK_UNIT = "/run/headrace-drill-clock", "/run/systemd/system/headrace-.service.d/90-drill-clock.conf"
+
+
+def own_clock(host: Host) -> None:
+    """Gives our units there a clock that can be set: containers have the machine's, which is not ours to set.
+
+    libfaketime answers for the C library; the monotonic clock stays as it is, as in a real step.
+    """
+    host.sh(
+        f"""
+        command -v faketime >/dev/null || {{ apt-get update -qq; apt-get install -y -qq faketime; }} >/dev/null 2>&1
+        echo +0 > {CLOCK}
+        mkdir -p {CLOCK_UNIT.rpartition("/")[0]}
+        cat > {CLOCK_UNIT} <<END
+        [Service]
+        Environment=LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1)
+        Environment=FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1
+END
+        systemctl daemon-reload
+        systemctl restart 'headrace-*.service'
+        """,
+        seconds=240,
+    )
+
+
+def set_clock(host: Host, seconds: int) -> None:
+    """So far from what it is."""
+    host.sh(f"echo {seconds:+d} > {CLOCK}.new; mv {CLOCK}.new {CLOCK}")
+
+
+def common_clock(host: Host) -> None:
+    """Its units have the host's clock again."""
+    host.sh(f"rm -f {CLOCK_UNIT} {CLOCK}; systemctl daemon-reload; systemctl restart 'headrace-*.service'", 240)
+
+
 def leader(scene: Scene, role: str) -> Host:
     """The host whose process leads a role now, as the ledger says."""
     web = scene.of("web")[0]

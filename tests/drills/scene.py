@@ -84,8 +84,8 @@ class Scene:
         script = f"export REDISCLI_AUTH='{self.broker_password}'\nredis-cli --no-auth-warning --user admin {command}"
         return self.of("broker")[0].sh(script)
 
-    def _workers(self) -> dict[str, int]:
-        return {lane["name"]: len(lane["workers"]) for lane in self.lanes()}
+    def _workers(self) -> dict[str, set[str]]:
+        return {lane["name"]: {worker["name"] for worker in lane["workers"]} for lane in self.lanes()}
 
     def missing(self) -> list[str]:
         """What is not as it was before the drills began."""
@@ -96,7 +96,7 @@ class Scene:
             now = self._workers()
         except (httpx.HTTPError, ValueError, KeyError):
             return [*gone, f"an answer of {self.site}"]
-        return gone + [f"a worker of the lane {lane}" for lane, count in self.workers.items() if now[lane] < count]
+        return gone + [f"{name} in its lane" for lane, names in self.workers.items() for name in names - now[lane]]
 
     def until_whole(self) -> list[str]:
         """Wait until everything is as it was; what is still missing after a generous time."""
@@ -146,10 +146,10 @@ class Scene:
     def ended(self, job_id: str, seconds: float = 90) -> Json:
         return self.until(job_id, lambda job: job["state"] not in OPEN, seconds, "the job ends")
 
-    def done_since(self, moment: float) -> int:
-        """How many of the newest hundred jobs were made after a moment, and have succeeded."""
+    def done_since(self, moment: float) -> list[Json]:
+        """Those of the newest hundred jobs that were made after a moment, and have succeeded."""
         jobs = self.ask("GET", "/api/jobs?limit=100&state=succeeded")["items"]
-        return sum(_epoch(job["created_at"]) >= moment for job in jobs)
+        return [job for job in jobs if _epoch(job["created_at"]) >= moment]
 
     def calm(self) -> bool:
         """Nobody waits for long: no old queued job, and no running one that has made no headway."""
