@@ -54,7 +54,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         except (OperationalError, OSError, RedisError) as error:
             status = "waits for the broker"
             log.warning("broker out of reach, schedules wait", error=str(error))
-            self.close()  # the next round connects anew, here or on a host that reaches it
+            self.close()  # another may reach it from where it runs
         notify.alive(status)
         return wait
 
@@ -80,14 +80,16 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         except Exception:  # noqa: BLE001  (one impossible schedule must not stop the others)
             due, wait = self._is_due_failed(entry)
         if due:
-            bind_queues(self.producer.channel)  # the broker answers, and has a queue for what is sent
-            if row.claim(now):
-                self.apply_entry(numbered(entry, row), producer=self.producer)
+            self._fire(entry, row, now)
         return float(wait)
 
-    def _ensure_connected(self) -> Any:
-        """For `producer`: Celery's own tries for an hour, and the term would run out."""
-        return self.connection.ensure_connection(max_retries=0, timeout=1)
+    def _fire(self, entry: beat.ScheduleEntry, row: ScheduleEntry, now: datetime) -> None:
+        """On a connection of its own: Kombu remembers what it has bound, and a wiped broker does not."""
+        with self.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=0, timeout=1)
+            bind_queues(connection.default_channel)
+            if row.claim(now):
+                self.apply_entry(numbered(entry, row), producer=self.Producer(connection, auto_declare=False))
 
 
 def numbered(entry: beat.ScheduleEntry, row: ScheduleEntry) -> beat.ScheduleEntry:
