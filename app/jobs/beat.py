@@ -26,7 +26,6 @@ from redis.exceptions import RedisError
 from config import notify
 from jobs.leader import lead, resign
 from jobs.models import ScheduleEntry
-from jobs.sweeper import bind_queues
 
 log = structlog.get_logger(__name__)
 ROLE = "beat"
@@ -84,10 +83,9 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         return float(wait)
 
     def _fire(self, entry: beat.ScheduleEntry, row: ScheduleEntry, now: datetime) -> None:
-        """On a connection of its own: Kombu remembers what it has bound, and a wiped broker does not."""
+        """On a connection of its own: what it once bound, Kombu takes for bound, whatever the broker has lost since."""
         with self.app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=0, timeout=1)
-            bind_queues(connection.default_channel)
+            connection.ensure_connection(max_retries=0, timeout=1)  # it answers a PING
             if row.claim(now):
                 self.apply_entry(numbered(entry, row), producer=self.Producer(connection, auto_declare=False))
 

@@ -188,19 +188,34 @@ def test_two_that_lead_at_once_fire_once(
 ) -> None:
     """One is frozen when it has seen that a run is due; the other fires it; the first wakes up."""
     frozen, other = make_beat(600.0, timedelta(hours=1)), make_beat(600.0, timedelta(hours=1))
-    from jobs import beat
 
-    bind_queues = beat.bind_queues
-
-    def while_it_is_frozen(channel: Any) -> None:
-        monkeypatch.setattr(beat, "bind_queues", bind_queues)
+    def until_the_other_has_fired(entry: Any) -> Any:
+        seen = Scheduler.is_due(frozen, entry)
         other.tick()
         assert sent(empty_broker) == ["tick #1"]
+        return seen
 
-    monkeypatch.setattr(beat, "lead", lambda *_: True)
-    monkeypatch.setattr(beat, "bind_queues", while_it_is_frozen)
+    monkeypatch.setattr("jobs.beat.lead", lambda *_: True)
+    monkeypatch.setattr(frozen, "is_due", until_the_other_has_fired)
     frozen.tick()
     assert sent(empty_broker) == ["tick #1"]
+    assert runs() == 1
+
+
+def test_time_between_the_look_and_the_claim_is_looked_at_again(
+    make_beat: MakeBeat, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what falls due in between would be taken for fired."""
+    one, seen = make_beat(600.0, timedelta(hours=1)), []
+
+    def slow(entry: Any) -> Any:
+        seen.append(entry.schedule.now())
+        return Scheduler.is_due(one, entry)
+
+    monkeypatch.setattr(one, "is_due", slow)
+    one.tick()
+    assert sent(empty_broker) == ["tick #1"]
+    assert list(ScheduleEntry.objects.values_list("last_run_at", flat=True)) == seen
 
 
 def test_message_is_not_sent_again_when_the_brokers_answer_is_lost(
