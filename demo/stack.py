@@ -143,7 +143,7 @@ class Stack:
         self._make_user()
         wait_until(self._web_is_ready, "The web process", self.units)
         wait_until(lambda: self._workers_seen() >= len(workers), "Every worker", self.units)
-        self._spawn("beat", [BIN / "celery", "-A", "config", "beat", "-s", self.state / "schedule"])
+        self._spawn("beat", [BIN / "celery", "-A", "config", "beat", "--pidfile="])
 
     def _spawn_edge(self) -> None:
         options = ["-k", "asgi", "-b", f"127.0.0.1:{self.port}", *GUNICORN]

@@ -105,6 +105,7 @@ app.conf.update(
     task_serializer="json",
     result_serializer="json",
     timezone="UTC",
+    beat_scheduler="jobs.beat:Scheduler",
     beat_schedule={"expire finished jobs": {"task": "jobs.expire", "schedule": 600.0, "options": {"expires": 600}}},
     **(lane_limits(LANE) if LANE else {}),
 )

@@ -1,5 +1,6 @@
 """The ledger: a row is the job, whatever Celery or Redis say. Only jobs.services writes `Job.state`."""
 
+from datetime import datetime
 from typing import Any
 
 import uuid_utils.compat as uuids
@@ -117,6 +118,23 @@ class Leader(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role}: {self.holder}"
+
+
+class ScheduleEntry(models.Model):
+    """When an entry of Celery's beat_schedule was last fired, so that any beat goes on where another has stopped."""
+
+    name = models.CharField(max_length=200, primary_key=True)
+    last_run_at = models.DateTimeField(db_default=Now())
+    total_run_count = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def claim(self, now: datetime) -> bool:
+        """Count the run that was due `now`; False: another beat has, since this row was read."""
+        unfired = ScheduleEntry.objects.filter(name=self.name, total_run_count=self.total_run_count)
+        self.total_run_count += 1
+        return bool(unfired.update(total_run_count=self.total_run_count, last_run_at=now))
 
 
 class ApiToken(models.Model):

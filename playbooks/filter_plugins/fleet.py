@@ -228,8 +228,13 @@ def _inventory(hosts: list[str], hostvars: Hostvars, groups: Groups, profile: Ma
         members = groups.get(name, [])
         if not members and (name != "beat" or profile["beat"]["enabled"]):
             yield f"The inventory has no host in the group {name}: put one there (a host may be in several groups)."
-        if name in {"db", "broker", "beat"} and len(members) > 1:
+        if name in {"db", "broker"} and len(members) > 1:
             yield f"The group {name} has {len(members)} hosts ({', '.join(members)}), but there can be one: keep one."
+        if name == "beat" and len(members) > 1 and not profile["beat"].get("redundant"):
+            yield (
+                f"The group beat has {len(members)} hosts ({', '.join(members)}), and each would send all that this "
+                "application schedules: keep one, or set redundant in its profile's beat if they agree on one sender."
+            )
     served = {lane for host in groups.get("workers", []) for lane in hostvars[host].get("headrace_lanes") or []}
     for lane, spec in profile["celery"]["lanes"].items():
         if lane not in served and served:

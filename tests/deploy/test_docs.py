@@ -92,7 +92,7 @@ def test_three_machines_hold_every_group_and_preflight_lets_them_pass() -> None:
     assert where == {
         "edge": ["s1"],
         "web": ["s1"],
-        "beat": ["s1"],
+        "beat": ["s1", "s3"],
         "db": ["s2"],
         "broker": ["s2"],
         "workers": ["s3"],

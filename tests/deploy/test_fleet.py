@@ -148,7 +148,7 @@ MISTAKES = [
     (few_broker_connections, ["connections to the broker, which allows 60", "raise fleet_broker_connections"]),
     (early_stop, ["cpu1", "lane cpu", "660 s", "raise stop_timeout_s in its headrace_overrides"]),
     (early_redelivery, ["lane cpu", "visibility_timeout=660", "set it above 1320"]),
-    (two_beats, ["beat", "web1, cpu1", "keep one"]),
+    (two_beats, ["beat", "web1, cpu1", "each would send", "keep one", "redundant"]),
     (small_memory, ["cpu1", "512 MB", "give it", "or move a lane or a group to another host"]),
     (small_disk, ["db1", "700 MB free on /", "2048", "free some"]),
     (other_system, ["db1", "Ubuntu 24", "install Debian 13 or Debian 12"]),
@@ -198,6 +198,18 @@ def test_an_application_without_beat_needs_no_host_for_it(good: Fleet) -> None:
     assert len(good.preflight()) == 1
     good.profile["beat"]["enabled"] = False
     assert good.preflight() == []
+
+
+def test_a_redundant_beat_may_be_on_several_hosts_and_each_takes_its_share(good: Fleet) -> None:
+    def connections() -> dict[str, int]:
+        return fleet.fleet_connections([good.plan(host) for host in sorted(good.hosts)], 15)
+
+    one = connections()
+    two_beats(good)
+    good.profile["beat"]["redundant"] = True
+    assert good.preflight() == []
+    assert connections() == {name: count + 1 for name, count in one.items()}
+    assert good.plan("cpu1")["shares_mb"]["beat"] == good.plan("web1")["shares_mb"]["beat"]
 
 
 def test_hosts_beyond_the_limit_are_judged_by_the_inventory_alone(good: Fleet) -> None:

@@ -7,12 +7,9 @@ They run every few seconds in every container, so none of them loads Django.
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-SCHEDULE = Path("/tmp/beat/schedule")  # noqa: S108 - the container's own
-BEAT_WRITES_S = 600  # it writes its schedule down every three minutes, and sleeps for five at most
 
 
 def secret(name: str) -> str:
@@ -29,23 +26,21 @@ def worker() -> str | None:
     return None if app.control.ping(destination=[me], timeout=5) else f"{me} does not answer through the broker."
 
 
-def sweeper() -> str | None:
+def leader(role: str) -> str | None:
     """Somebody leads: this one, or the one that it stands by for."""
     import psycopg
 
-    leads = "SELECT EXISTS (SELECT FROM jobs_leader WHERE role = 'sweeper' AND until > now())"
+    leads = "SELECT EXISTS (SELECT FROM jobs_leader WHERE role = %s AND until > now())"
     with psycopg.connect(secret("DATABASE_URL"), connect_timeout=5) as connection:
-        row = connection.execute(leads).fetchone()
-    return None if row and row[0] else "No sweeper leads."
+        row = connection.execute(leads, [role]).fetchone()
+    return None if row and row[0] else f"No {role} leads."
 
 
-def beat() -> str | None:
-    """It has written its schedule down not long ago."""
-    age = time.time() - max(file.stat().st_mtime for file in SCHEDULE.parent.iterdir())
-    return None if age < BEAT_WRITES_S else f"beat has not written its schedule for {age:.0f} s."
-
-
-CHECKS: dict[str, Callable[[], str | None]] = {"worker": worker, "sweeper": sweeper, "beat": beat}
+CHECKS: dict[str, Callable[[], str | None]] = {
+    "worker": worker,
+    "sweeper": partial(leader, "sweeper"),
+    "beat": partial(leader, "beat"),
+}
 
 if __name__ == "__main__":
     try:
