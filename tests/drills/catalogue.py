@@ -3,7 +3,7 @@
 from drills import faults
 from drills.drill import Drill
 from drills.faults import POSTGRESQL, REDIS, kill
-from drills.hosts import Host
+from drills.hosts import DrillError, Host
 from drills.scene import Json, Scene
 from servers import wait_until
 
@@ -227,6 +227,31 @@ def thaw_sweeper(scene: Scene) -> None:
     faults.thaw(scene.kept["sweeper"], "headrace-sweeper")
 
 
+ENTRY = "from jobs.models import ScheduleEntry as Entry; entry = Entry.objects.get(name='expire finished jobs'); "
+
+
+def freeze_beat(scene: Scene) -> None:
+    """In the moment in which an entry is due."""
+    if len(scene.of("beat")) < 2:
+        raise DrillError("The drill freezes a beat, and the inventory has one: add another host to the group beat.")
+    host = scene.kept["host"] = faults.leader(scene, "beat")
+    faults.freeze(host, "headrace-beat")
+    make_due = "entry.last_run_at -= timedelta(days=1); entry.save(); print(entry.total_run_count)"
+    scene.kept["runs"] = int(scene.django(f"from datetime import timedelta; {ENTRY}{make_due}"))
+
+
+def thaw_beat(scene: Scene) -> None:
+    faults.thaw(scene.kept["host"], "headrace-beat")
+
+
+def another_fired_once(scene: Scene) -> str:
+    """The one that was frozen has had its rounds when its unit is well again."""
+    now, heir = int(scene.django(f"{ENTRY}print(entry.total_run_count)")), faults.leader(scene, "beat")
+    if now != scene.kept["runs"] + 1:
+        return f"a schedule that was due once was fired {now - scene.kept['runs']} times"
+    return "" if heir.name != scene.kept["host"].name else f"{heir.name} leads still, though it was frozen"
+
+
 # ---- jobs -----------------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +408,15 @@ DRILLS = [
         freeze_sweeper_and_kill_workers,
         thaw_sweeper,
         outage_s=20,
+    ),
+    Drill(
+        "beat-frozen",
+        "web",
+        "SIGSTOP to the beat that leads, as a schedule falls due; after 15 seconds it goes on.",
+        freeze_beat,
+        thaw_beat,
+        outage_s=15,
+        check=another_fired_once,
     ),
     Drill(
         "poison-job",

@@ -100,10 +100,5 @@ def common_clock(host: Host) -> None:
 
 def leader(scene: Scene, role: str) -> Host:
     """The host whose process leads a role now, as the ledger says."""
-    web = scene.of("web")[0]
-    code = (
-        "import django; django.setup(); from jobs.models import Leader; "
-        f"print(Leader.objects.get(role='{role}').holder)"
-    )
-    holder = web.sh(f'headrace-run python -c "{code}"').split()[-1]
+    holder = scene.django(f"from jobs.models import Leader; print(Leader.objects.get(role='{role}').holder)")
     return scene.hosts[holder.partition(":")[0]]
