@@ -14,3 +14,8 @@ def ready() -> None:
 def stopping() -> None:
     """The process takes nothing new and ends what it runs."""
     sd_notify("STOPPING=1", log)
+
+
+def alive(status: str) -> None:
+    """The process gets on with its work: systemd's watchdog waits for this."""
+    sd_notify(f"WATCHDOG=1\nSTATUS={status}", log)

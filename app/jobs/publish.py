@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from config.celery import app, bound_to
+from jobs.broker import GATE
 from jobs.models import Job, State
 
 log = structlog.get_logger(__name__)
@@ -38,12 +39,15 @@ def route(lane: str, name: str) -> dict[str, str]:
 
 
 def publish(jobs: Sequence[Job]) -> bool:
-    """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker says no.
+    """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker cannot take them.
 
     Duplicates do no harm: only one claim of a job can win.
     """
     if not jobs:
         return True
+    if not GATE.is_open():
+        mark_unpublished(job.pk for job in jobs)
+        return False
     try:
         with app.producer_pool.acquire(block=True, timeout=1) as producer, producer.batch():
             for job in jobs:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 import structlog
@@ -14,7 +15,7 @@ from django.db import close_old_connections
 
 from config import notify
 from jobs.leader import lead, resign
-from jobs.sweeper import sweep
+from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
 ROLE = "sweeper"
@@ -38,18 +39,49 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        me = f"{socket.gethostname()}:{os.getpid()}"
+        sweeper = Sweeper(f"{socket.gethostname()}:{os.getpid()}")
         notify.ready()
         while not stop.is_set():
-            _round(me)
-            stop.wait(settings.ENV.sweep_s)
-        resign(ROLE, me)
+            if not sweeper.round():
+                stop.wait(settings.ENV.sweep_s)
+        sweeper.resign()
 
 
-def _round(me: str) -> None:
-    try:
-        if lead(ROLE, me, TERM_S):
-            sweep()
-    except DatabaseError as error:
+class Sweeper:
+    """One of the sweepers, which leads or stands by.
+
+    After an outage of the database every lease may have run out, those of live workers too. Who has not yet seen the
+    database well for as long as a lease lasts takes nothing from anybody: live workers renew first.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._well_since: float | None = None
+
+    def round(self) -> bool:
+        """Sweep if this one leads; whether there is more to do at once."""
+        try:
+            leads = lead(ROLE, self._name, TERM_S)
+            self._well_since = self._well_since or time.monotonic()
+            moved = sweep(spare_the_silent=self._well_for_s() < settings.ENV.lease_s) if leads else {}
+        except DatabaseError as error:
+            self._lost_sight(error)
+            return False
+        notify.alive("leads" if leads else "stands by")
+        return max(moved.values(), default=0) >= BATCH
+
+    def resign(self) -> None:
+        """Let the next one lead at once."""
+        try:
+            resign(ROLE, self._name)
+        except DatabaseError as error:
+            self._lost_sight(error)
+
+    def _well_for_s(self) -> float:
+        return time.monotonic() - (self._well_since or time.monotonic())
+
+    def _lost_sight(self, error: DatabaseError) -> None:
         log.warning("database out of reach, sweeping again when it is back", error=str(error))
+        self._well_since = None
+        notify.alive("waits for the database")
         close_old_connections()
