@@ -6,7 +6,7 @@ doubled: each step is a conditional UPDATE, and a second message for a job is dr
 
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -41,12 +41,12 @@ def _take_from_the_dead() -> int:
 
 
 def _silence(job: Any) -> str:
-    """Why a lease has run out, as far as the ledger knows."""
+    """Why a lease has run out, as far as the ledger knows: a worker stops renewing what is past its time limit."""
+    seen = job.lease_until - timedelta(seconds=settings.ENV.lease_s)
     limit = settings.LANES[job.lane].time_limit
-    if not job.joining and (job.now - job.started_at).total_seconds() > limit + settings.ENV.lease_s:
+    if not job.joining and (seen - job.started_at).total_seconds() > limit:
         return f"it ran longer than its lane allows ({limit} s) and could not be stopped"
-    silent = (job.now - job.lease_until).total_seconds() + settings.ENV.lease_s
-    return f"no sign of life for {silent:.0f} s, its process or its host died"
+    return f"no sign of life for {(job.now - seen).total_seconds():.0f} s, its process or its host died"
 
 
 def _publish(moved: dict[str, int]) -> None:

@@ -607,7 +607,8 @@ def test_chunked_bodies_are_read_and_limited(api: Api, serve: Callable[..., str]
 
 @committed
 def test_without_a_database_it_is_503_and_the_process_lives(api: Api, serve: Callable[..., str]) -> None:
-    base = serve(HEADRACE_DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    base = serve(HEADRACE_DATABASE_URL=nowhere, HEADRACE_DATABASE_WAIT_S="0.5")
     with httpx.Client(base_url=base, headers={"Authorization": f"Bearer {api.token}"}) as client:
         response = client.post("/api/jobs", json={"kind": "digest"})
         assert "database" in problem(response, 503)["detail"]

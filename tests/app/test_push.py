@@ -355,7 +355,8 @@ def test_hung_broker_is_noticed_and_changes_arrive(
 
 
 def test_without_a_database_clients_are_asked_to_come_back(own_push: Callable[..., Push], token: str) -> None:
-    push = own_push(HEADRACE_DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    push = own_push(HEADRACE_DATABASE_URL=nowhere, HEADRACE_DATABASE_WAIT_S="0.5")
     for header in ({"Authorization": f"Bearer {token}"}, {"Cookie": "sessionid=" + "a" * 32}):
         with push.socket(f"/ws/jobs/{uuid.uuid4()}", **header) as client:
             assert close_code(client) == 1013

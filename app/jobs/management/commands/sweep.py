@@ -15,6 +15,7 @@ from django.db import close_old_connections
 
 from config import notify
 from jobs.leader import lead, resign
+from jobs.outages import connection_lost
 from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class Sweeper:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._does = ""
         self._well_since: float | None = None
 
     def round(self) -> bool:
@@ -67,7 +69,7 @@ class Sweeper:
         except DatabaseError as error:
             self._lost_sight(error)
             return False
-        notify.alive("leads" if leads else "stands by")
+        self._say("leads" if leads else "stands by")
         return max(moved.values(), default=0) >= BATCH
 
     def resign(self) -> None:
@@ -82,6 +84,13 @@ class Sweeper:
 
     def _lost_sight(self, error: DatabaseError) -> None:
         log.warning("database out of reach, sweeping again when it is back", error=str(error))
-        self._well_since = None
-        notify.alive("waits for the database")
+        if connection_lost(error):
+            self._well_since = None
+        self._say("waits for the database")
         close_old_connections()
+
+    def _say(self, what: str) -> None:
+        notify.alive(what)
+        if what != self._does:
+            log.info("sweeper", name=self._name, does=what)
+        self._does = what
