@@ -62,10 +62,10 @@ class Sweeping:
 
 def sweeping() -> Sweeping:
     """The sweepers now."""
-    done = Sweeps.objects.annotate(now=Now()).filter(pk=1).first() or Sweeps()
+    found = Sweeps.objects.annotate(now=Now()).filter(pk=1).first()
     leader = Leader.objects.filter(role="sweeper", until__gte=Now()).values_list("holder", flat=True).first()
-    ago = (done.now - done.swept_at).total_seconds() if done.swept_at else None
-    return Sweeping(done, leader or "", ago)
+    ago = (found.now - found.swept_at).total_seconds() if found and found.swept_at else None
+    return Sweeping(found or Sweeps(), leader or "", ago)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, OperationalError, connection
 from django.db.models import F
 from django.test import Client
 from websockets.exceptions import ConnectionClosed
@@ -364,6 +364,42 @@ def test_without_a_database_clients_are_asked_to_come_back(own_push: Callable[..
         assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
         assert "database" in response.json()["detail"]
     assert "Traceback" not in push.process.output()
+
+
+def test_clients_that_come_during_an_outage_are_served_after_it(
+    own_push: Callable[..., Push], user: Any, token: str, database: Any
+) -> None:
+    push, job = own_push(HEADRACE_DATABASE_WAIT_S="60"), job_of(user)
+    session = {"Cookie": f"sessionid={signed_in(user)}"}
+    connection.close()
+    database.stop()
+    socket_address, stream_address = f"/ws/jobs/{job.pk}", f"/api/jobs/{job.pk}/events"
+    answers: list[Any] = []
+
+    def read(header: dict[str, str]) -> None:
+        with push.socket(socket_address, **header) as client:
+            answers.append(received(client)["id"])
+
+    def stream(header: dict[str, str]) -> None:
+        with push.http.stream("GET", stream_address, headers=header, timeout=90) as response:
+            answers.append(json.loads(next(events_of(response))["data"])["job"]["id"])
+
+    by_token = {"Authorization": f"Bearer {token}"}
+    threads = [threading.Thread(target=how, args=(who,)) for how in (read, stream) for who in (session, by_token)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: push.process.output().count("database away") >= 4, why="they have met the outage")
+    assert not answers
+    database.run()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [str(job.pk)] * 4
+
+
+def signed_in(user: Any) -> str:
+    client = Client()
+    client.force_login(user)
+    return str(client.cookies["sessionid"].value)
 
 
 def vanish(raw: socket.socket) -> None:
