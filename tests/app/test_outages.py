@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from django.contrib.sessions.backends.db import SessionStore
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.test import Client
 
@@ -20,6 +21,7 @@ from jobs.tokens import create_token
 from servers import PostgreSQL, Process, answers, free_port, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+FROM_THE_MIDDLEWARE = 2  # signing in saves the session once, and the middleware again
 Serve = Callable[..., tuple[str, Process]]
 
 
@@ -162,6 +164,26 @@ def messages() -> int:
     from django.conf import settings
 
     return int(redis.Redis.from_url(settings.ENV.broker_url).llen("quick"))
+
+
+def test_session_that_cannot_be_saved_is_saved_later(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session is saved after the view, where only a signal tells of what goes wrong."""
+    user.set_password("a long enough one")
+    user.save()
+    save, times = SessionStore.save, []
+
+    def once(*args: Any, **options: Any) -> Any:
+        times.append(1)
+        if len(times) == FROM_THE_MIDDLEWARE:
+            raise lost()
+        return save(*args, **options)
+
+    monkeypatch.setattr(SessionStore, "save", once)
+    client = Client(raise_request_exception=False)
+    answer = client.post("/login/", {"username": "ada", "password": "a long enough one"})
+    assert (answer.status_code, answer.headers.get("Location")) == (302, "/")
+    assert len(times) > FROM_THE_MIDDLEWARE
+    assert client.get("/").status_code == 200
 
 
 def test_another_request_gets_other_ids(by_token: dict[str, str], empty_broker: Any) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +394,26 @@ def test_clients_that_come_during_an_outage_are_served_after_it(
     for thread in threads:
         thread.join(60)
     assert answers == [str(job.pk)] * 4
+
+
+def test_first_read_waits_for_the_database(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, read, times = job_of(user), watch.READER.read, []
+
+    async def once(job_id: uuid.UUID) -> Job | None:
+        times.append(job_id)
+        if len(times) == 1:
+            raise OperationalError
+        return await read(job_id)
+
+    async def first() -> Job | None:
+        async with aclosing(watch.follow(job.pk, user.pk)) as changes:
+            found = await anext(changes)
+        await watch.WATCHER.stop()
+        return found
+
+    monkeypatch.setattr(watch, "WATCHER", watch.Watcher())
+    monkeypatch.setattr(watch.READER, "read", once)
+    assert asyncio.run(first()) == job
 
 
 def signed_in(user: Any) -> str:

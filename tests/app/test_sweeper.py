@@ -176,6 +176,12 @@ def test_after_a_wipe_nobody_rests_until_all_are_published(user: Any, launch: La
     wait_until(lambda: client().llen("quick") == 5 * BATCH, 60, "all are published")
 
 
+def test_batch_asks_for_the_bindings_once(user: Any, empty_broker: Redis) -> None:
+    client().config_resetstat()
+    submit(user.pk, [Submission("digest", {})] * 100)
+    assert client().info("commandstats")["cmdstat_smembers"]["calls"] == 1
+
+
 def test_a_queue_of_a_lane_says_nothing_of_the_jobs_in_its_other_queue(
     user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
