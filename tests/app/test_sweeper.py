@@ -305,7 +305,7 @@ def test_nothing_is_published_to_a_broker_that_is_nearly_full(user: Any, empty_b
         assert Client().get("/readyz").json()["broker"] == "full"
         metrics = Client().get("/metrics").content.decode().splitlines()
         assert "headrace_broker_full 1.0" in metrics
-        client().config_set("maxmemory", int(client().info("memory")["used_memory"] / (ROOM + 0.05)))
+        client().config_set("maxmemory", int(client().info("memory")["used_memory"] / (FULL - 0.05)))
         assert sweep() == {"lost": 0}, "not before there is some room"
         client().config_set("maxmemory", int(client().info("memory")["used_memory"] / (ROOM - 0.1)))
         assert sweep()["due"] == 1
