@@ -97,7 +97,8 @@ def test_stopped_one_that_wakes_up_stands_by(user: Any, launch: Launch, empty_br
     rounds = Sweeps.objects.get().rounds
     wait_until(lambda: Sweeps.objects.get().rounds > rounds + 5, why="rounds go on")
     assert leader().endswith(f":{second.child.pid}")
-    assert client().llen("quick") == 2 * len(lost), "each was published when it was submitted, and once again"
+    assert client().llen("quick") >= 2 * len(lost), "each was published when it was submitted, and again"
+    assert (Sweeps.objects.get().lost, set(Job.objects.values_list("attempt", flat=True))) == (len(lost), {1})
 
 
 def test_one_that_is_told_to_stop_hands_over_before_its_claim_runs_out(launch: Launch, empty_broker: Redis) -> None:
@@ -117,7 +118,8 @@ def test_hung_broker_holds_up_neither_leases_nor_the_leadership(user: Any, launc
         left = Job.objects.filter(pk__in=lost, state=State.RUNNING)
         wait_until(lambda: still_leads(first) and not left.exists(), why="all leases are taken")
         wait_until(lambda: still_leads(first) and Sweeps.objects.get().rounds > rounds + 3, why="rounds go on")
-    wait_until(lambda: client().llen("quick") == 2 * len(lost), why="all are published when the broker wakes up")
+    wait_until(lambda: client().llen("quick") >= 2 * len(lost), why="all are published when the broker wakes up")
+    assert not Job.objects.filter(published_at=None).exists()
 
 
 def still_leads(process: Process) -> bool:
@@ -358,7 +360,9 @@ def test_who_has_just_found_the_database_takes_nothing_from_the_silent(
 def test_live_workers_keep_their_jobs_over_an_outage_longer_than_their_leases(
     user: Any, start_worker: Callable[..., Process], launch: Launch, empty_broker: Redis, database: PostgreSQL
 ) -> None:
-    sweeper = launch("sweeper", "python", "manage.py", "sweep")
+    sweeper = launch(
+        "sweeper", "python", "manage.py", "sweep", HEADRACE_LEASE_S="6"
+    )  # it waits, as the worker need not
     start_worker("io")
     job_id = ask(user, "wait", lane="io", ms=9000)
     wait_until(lambda: Job.objects.filter(pk=job_id, state=State.RUNNING).exists(), why="it runs")

@@ -1,9 +1,9 @@
 """`manage.py sweep`: the resident sweeper."""
 
 import os
+import select
 import signal
 import socket
-import threading
 import time
 from typing import Any
 
@@ -37,15 +37,27 @@ class Command(BaseCommand):
         if options["once"]:
             self.stdout.write(str(sweep()))
             return
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        ears, mouth = _told_to_stop()
         sweeper = Sweeper(f"{socket.gethostname()}:{os.getpid()}")
         notify.ready()
-        while not stop.is_set():
-            if not sweeper.round():
-                stop.wait(settings.ENV.sweep_s)
+        pause = 0.0
+        while not select.select([ears], [], [], pause)[0]:
+            pause = 0.0 if sweeper.round() else settings.ENV.sweep_s
         sweeper.resign()
+        mouth.close()
+
+
+def _told_to_stop() -> tuple[socket.socket, socket.socket]:
+    """The first can be read as soon as SIGTERM or SIGINT has come; the second must stay open.
+
+    Not an Event: the handler that sets it may have interrupted the very thread that holds its lock.
+    """
+    ears, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    signal.set_wakeup_fd(mouth.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return ears, mouth
 
 
 class Sweeper:
