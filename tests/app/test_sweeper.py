@@ -370,7 +370,7 @@ def test_live_workers_keep_their_jobs_over_an_outage_longer_than_their_leases(
     connection.close()
     database.stop()
     wait_until(lambda: time.time() > until, why="its lease has run out")
-    assert "waits for the database" in sweeper.output()
+    wait_until(lambda: "waits for the database" in sweeper.output(), why="the sweeper has noticed")
     database.run()
     [job] = ended(1)
     assert (job.state, job.attempt) == (State.SUCCEEDED, 1), job.error
