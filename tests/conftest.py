@@ -42,17 +42,17 @@ def _environment(database_url: str, broker_url: str) -> dict[str, str]:
     return {f"HEADRACE_{name}": value for name, value in plain.items()}
 
 
-def _database(directory: Path) -> tuple[str, Callable[[], None]]:
+def _database(directory: Path) -> tuple[str, PostgreSQL | None]:
     """A throwaway PostgreSQL, or SQLite where a test run asks for it (test_on_sqlite.py) or a laptop has no other."""
     if os.environ.get("HEADRACE_TEST_DATABASE") == "sqlite":
-        return f"sqlite://{directory}/ledger.sqlite3", lambda: None
+        return f"sqlite://{directory}/ledger.sqlite3", None
     if PostgreSQL.find() is None:
         pytest.exit("PostgreSQL is not installed; run `make test`, or `apt install postgresql` first.", returncode=2)
     home = directory / "postgresql"
     home.mkdir()
     server = PostgreSQL(home)
     server.start()
-    return server.url, server.stop
+    return server.url, server
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,11 +65,11 @@ def pytest_configure(config: pytest.Config) -> None:
     (directory / "redis").mkdir()
     broker = Redis(directory / "redis")
     broker.start()
-    url, stop_database = _database(directory)
+    url, server = _database(directory)
     for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
         del os.environ[name]
     os.environ.update(_environment(url, broker.url), DJANGO_SETTINGS_MODULE="config.settings")
-    config.stash[STATE] = (directory, broker, stop_database)
+    config.stash[STATE] = (directory, broker, server)
 
     from django.conf import settings
 
@@ -78,14 +78,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if STATE in config.stash:
-        directory, broker, stop_database = config.stash[STATE]
+        directory, broker, server = config.stash[STATE]
         broker.process.signal(signal.SIGCONT)
         broker.stop()
-        stop_database()
+        if server:
+            server.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 
-STATE = pytest.StashKey[tuple[Path, Redis, Callable[[], None]]]()
+STATE = pytest.StashKey[tuple[Path, Redis, PostgreSQL | None]]()
 
 
 @pytest.fixture(scope="session")
@@ -104,13 +105,29 @@ def broker(pytestconfig: pytest.Config) -> Redis:
 
 
 @pytest.fixture
+def database(pytestconfig: pytest.Config, transactional_db: None) -> Iterator[PostgreSQL]:
+    """The PostgreSQL of this test run, to be stopped; it runs again after the test, and nobody here remembers."""
+    from django.db import connection
+
+    server = pytestconfig.stash[STATE][2]
+    if server is None:
+        pytest.skip("SQLite is never away")
+    yield server
+    if server.process.child.poll() is not None:
+        server.run()
+    connection.close()
+
+
+@pytest.fixture
 def empty_broker(broker: Redis) -> Redis:
     """The Redis of this test run, with nothing in it but the bindings of the queues."""
     import redis
 
     from config.celery import app
+    from jobs.broker import GATE, Gate
     from jobs.sweeper import bind_queues
 
+    vars(GATE).update(vars(Gate()))  # nobody remembers what was seen of it
     redis.Redis.from_url(broker.url).flushall()
     with app.connection_for_write() as connection:
         bind_queues(connection.default_channel)

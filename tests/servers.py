@@ -105,6 +105,11 @@ class PostgreSQL:
         data = str(self.directory / "data")
         init = ["-D", data, "-U", "headrace", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--no-sync"]
         subprocess.run([f"{self._bin}/initdb", *init], check=True, capture_output=True, cwd="/", **self._as)
+        self.run()
+
+    def run(self) -> None:
+        """Start it, the first time or again."""
+        data = str(self.directory / "data")
         options = ["-c", "fsync=off", "-c", f"unix_socket_directories={self.directory}", "-h", "127.0.0.1"]
         argv = [f"{self._bin}/postgres", "-D", data, "-p", str(self.port), *options]
         self.process = Process("postgresql", argv, self.directory.parent / "postgresql.log", cwd="/", **self._as)

@@ -39,6 +39,7 @@ class Environment(BaseModel):
     debug: bool = False
     static_root: Path | None = None  # where collectstatic puts files for nginx
     database_pool: int = Field(0, ge=0)  # connections shared by one process's threads; 0: one per thread, kept open
+    database_wait_s: float = Field(10, ge=0)  # a request waits this long for a database that is out of reach; then 503
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     lane_table: Path | None = None  # another lane table than config/lanes.yml; the same one on every host
 

@@ -35,6 +35,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "config.middleware.content_security_policy",
     "jobs.problems.ProblemMiddleware",
+    "jobs.outages.WaitForDatabase",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -72,10 +73,20 @@ def _sqlite(path: str) -> dict[str, Any]:
     }
 
 
+# A query over a network that has been cut would wait for ever: what was sent and not acknowledged for 10 s is given up,
+# and so is a connection on which, while it waits for an answer, nobody has been there for 5 + 3 x 2 s.
+NOTICE_A_CUT = {
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+
+
 def _postgresql(url: str, pool: int) -> dict[str, Any]:
     parts = conninfo_to_dict(url)
     names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
-    options: dict[str, Any] = {"connect_timeout": 5, "application_name": "headrace"}
+    options: dict[str, Any] = {"connect_timeout": 5, "application_name": "headrace", **NOTICE_A_CUT}
     options |= {key: value for key, value in parts.items() if key not in names.values()}
     if pool:
         options["pool"] = {"min_size": 1, "max_size": pool, "timeout": 5}

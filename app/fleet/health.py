@@ -9,21 +9,17 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 import redis
-from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from fleet.services import LaneStatus, lanes
+from fleet.services import LaneStatus, Sweeping, lanes, sweeping
+from jobs import broker
 from jobs.models import Leader
-
-BROKER_S = 0.4  # to connect, and again to answer
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -34,7 +30,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 def readyz(request: HttpRequest) -> HttpResponse:
     """200 while the database answers: submits are accepted without a broker, so a dead one is only reported."""
     database = _database()
-    answer = {"database": "ok" if database else "down", "broker": "ok" if broker_answers() else "down"}
+    answer = {"database": "ok" if database else "down", "broker": _broker()[0]}
     return JsonResponse(answer, status=200 if database else 503)
 
 
@@ -55,19 +51,13 @@ def _database() -> bool:
     return True
 
 
-@cache
-def _broker() -> redis.Redis:
-    once = Retry(NoBackoff(), 0)
-    limits = {"socket_connect_timeout": BROKER_S, "socket_timeout": BROKER_S}
-    return redis.Redis.from_url(settings.ENV.broker_url, retry=once, **limits)
-
-
-def broker_answers() -> bool:
-    """Whether Redis answers a PING within a second."""
+def _broker() -> tuple[str, float]:
+    """In a word, and the share of its memory that it uses."""
     try:
-        return bool(_broker().ping())
+        share = broker.memory()
     except redis.RedisError:
-        return False
+        return "down", 0
+    return "full" if share > broker.FULL else "ok", share
 
 
 GAUGES: dict[str, tuple[str, Callable[[LaneStatus], float]]] = {
@@ -89,11 +79,12 @@ class FleetCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One gauge a fact, labelled by lane; and those of the whole fleet."""
         yield from _lane_gauges(lanes())
-        yield GaugeMetricFamily("headrace_broker_up", "1 if the broker answers this host.", broker_answers())
+        yield from _broker_gauges()
         leader = GaugeMetricFamily("headrace_leader", "1 for who leads a role now.", labels=["role", "holder"])
         for one in Leader.objects.filter(until__gte=Now()):
             leader.add_metric([one.role, one.holder], 1)
         yield leader
+        yield from _sweeper_metrics(sweeping())
 
 
 def _lane_gauges(status: list[LaneStatus]) -> Iterator[Metric]:
@@ -102,6 +93,28 @@ def _lane_gauges(status: list[LaneStatus]) -> Iterator[Metric]:
         for lane in status:
             gauge.add_metric([lane.name], value(lane))
         yield gauge
+
+
+def _broker_gauges() -> Iterator[Metric]:
+    word, share = _broker()
+    yield GaugeMetricFamily("headrace_broker_up", "1 if the broker answers this host.", word != "down")
+    yield GaugeMetricFamily("headrace_broker_memory_share", "Of its maxmemory; 0: it has no limit.", share)
+    yield GaugeMetricFamily(
+        "headrace_broker_full", "1 when it has so little room left that publishing stops.", word == "full"
+    )
+
+
+def _sweeper_metrics(now: Sweeping) -> Iterator[Metric]:
+    done = now.done
+    moved = CounterMetricFamily("headrace_sweeper_moved", "Jobs that the sweeper put right.", labels=["step"])
+    for step in ("lost", "due", "overtaken"):
+        moved.add_metric([step], getattr(done, step))
+    yield moved
+    yield CounterMetricFamily("headrace_sweeper_rounds", "Rounds of all sweepers.", done.rounds)
+    yield CounterMetricFamily("headrace_poisoned_jobs", "Jobs given up because their workers died.", done.poisoned)
+    yield GaugeMetricFamily("headrace_sweeper_round_seconds", "How long the last round took.", done.round_s)
+    if now.ago_s is not None:
+        yield GaugeMetricFamily("headrace_sweeper_round_age_seconds", "How long ago it ended.", now.ago_s)
 
 
 @cache

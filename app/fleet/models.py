@@ -1,4 +1,4 @@
-"""Which worker units are there: each says so itself, every few seconds."""
+"""What the processes of the fleet say of themselves: worker units, and whichever sweeper leads."""
 
 from django.db import models
 from django.db.models.functions import Now
@@ -21,3 +21,21 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Sweeps(models.Model):
+    """What all sweepers have done so far, and their last round: one row."""
+
+    rounds = models.PositiveBigIntegerField(default=0)
+    lost = models.PositiveBigIntegerField(default=0)
+    due = models.PositiveBigIntegerField(default=0)
+    overtaken = models.PositiveBigIntegerField(default=0)
+    poisoned = models.PositiveBigIntegerField(default=0)
+    round_s = models.FloatField(default=0)
+    swept_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name_plural = "sweeps"
+
+    def __str__(self) -> str:
+        return f"{self.rounds} rounds"

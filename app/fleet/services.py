@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, Min, Q
+from django.db.models import Count, F, Min, Q
 from django.db.models.functions import Coalesce, Now
 
-from fleet.models import Worker
-from jobs.models import FINISHED, Job, State
+from fleet.models import Sweeps, Worker
+from jobs.models import FINISHED, Job, Leader, State
 
 GONE_AFTER_S = 20.0  # a worker that has said nothing for this long is not shown
 THROUGHPUT_MINUTES = 5
@@ -31,6 +31,41 @@ def leave(name: str) -> None:
 def workers() -> list[Worker]:
     """The worker units that are alive."""
     return list(Worker.objects.filter(seen_at__gte=Now() - timedelta(seconds=GONE_AFTER_S)))
+
+
+def tally(**counts: int) -> None:
+    """Add to what the sweepers have done."""
+    _sweeps(**{name: F(name) + count for name, count in counts.items()})
+
+
+def swept(seconds: float, **moved: int) -> None:
+    """A sweeper says that it has gone round, how long that took, and what it moved."""
+    counts = {name: F(name) + count for name, count in {**moved, "rounds": 1}.items() if count}
+    _sweeps(round_s=seconds, swept_at=Now(), **counts)
+
+
+def _sweeps(**values: Any) -> None:
+    rows = Sweeps.objects.filter(pk=1)
+    if not rows.update(**values):
+        Sweeps.objects.get_or_create(pk=1)
+        rows.update(**values)
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """What the sweepers have done so far, who leads, and how long ago the last round was."""
+
+    done: Sweeps
+    leader: str
+    ago_s: float | None
+
+
+def sweeping() -> Sweeping:
+    """The sweepers now."""
+    found = Sweeps.objects.annotate(now=Now()).filter(pk=1).first()
+    leader = Leader.objects.filter(role="sweeper", until__gte=Now()).values_list("holder", flat=True).first()
+    ago = (found.now - found.swept_at).total_seconds() if found and found.swept_at else None
+    return Sweeping(found or Sweeps(), leader or "", ago)
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ def _drawn() -> dict[str, Any]:
     }
     return {
         "totals": totals,
+        "sweeping": services.sweeping(),
         "minutes": services.THROUGHPUT_MINUTES,
         "chart": {"width": history.MINUTES * (COLUMN + GAP) - GAP, "height": CHART_HEIGHT, "column": COLUMN},
         "lanes": [

@@ -24,7 +24,7 @@ from ninja.utils import check_csrf
 from fleet import services as fleet
 from jobs import schemas, services, submit, tokens
 from jobs.models import Job, JobArtifact, State
-from jobs.problems import MEDIA_TYPE, RETRY_AFTER_S, Problem, body_of
+from jobs.problems import MEDIA_TYPE, Problem, body_of
 from jobs.schemas import as_json, with_artifacts
 from kinds.base import Kind
 
@@ -189,8 +189,9 @@ def _place(request: HttpRequest, refused: submit.Refused) -> list[dict[str, str]
 
 @api.exception_handler(OperationalError)
 @api.exception_handler(InterfaceError)
-def _database_away(request: HttpRequest, error: DatabaseError) -> HttpResponse:
-    return Problem(503, Retry_After=str(RETRY_AFTER_S)).response()
+def _database_away(request: HttpRequest, error: DatabaseError) -> NoReturn:
+    """Waited out, or answered 503, by jobs.outages."""
+    raise error
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------

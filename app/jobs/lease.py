@@ -6,12 +6,14 @@ the ledger through the same thread, so that the event loop never waits for the d
 """
 
 import queue
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -27,8 +29,49 @@ from fleet.services import heartbeat, leave
 from jobs import services
 
 log = structlog.get_logger(__name__)
+AGAIN_S = 1.0  # after an outage of the database the leases are renewed this soon, before the sweeper looks at them
 Errand = Callable[[], object]
 errands: "queue.SimpleQueue[Errand | None]" = queue.SimpleQueue()
+
+
+class OomKills:
+    """The kernel's out-of-memory kills in this unit's cgroup; where there is no cgroup v2, none are seen."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._events = (folder or self._own()) / "memory.events"
+        self._count = self._read()
+
+    @staticmethod
+    def _own() -> Path:
+        try:
+            path = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
+        except OSError:
+            path = ""
+        return Path("/sys/fs/cgroup") / path.lstrip("/")
+
+    def _read(self) -> int:
+        try:
+            pairs = (line.split() for line in self._events.read_text(encoding="utf-8").splitlines())
+            return next((int(count) for name, count in pairs if name == "oom_kill"), 0)
+        except OSError:
+            return 0
+
+    def grew(self) -> bool:
+        """Whether there has been one since this was last asked."""
+        before, self._count = self._count, self._read()
+        return self._count > before
+
+
+OOM = OomKills()
+
+
+def cause_of_death(text: str, out_of_memory: bool) -> str:
+    """What killed a pool process, from what billiard says of it: its signal or its exit code."""
+    found = re.search(r"signal \d+ \((\w+)\)|exitcode (-?\d+)", text)
+    how = (found[1] and f"was killed by {found[1]}") or f"ended with exit code {found[2]}" if found else "died"
+    if found and found[1] == "SIGKILL":
+        how += " for its memory (the kernel's oom_kill)" if out_of_memory else ", perhaps for its memory"
+    return f"its pool process {how}"
 
 
 class LedgerRequest(Request):  # type: ignore[misc]
@@ -42,8 +85,9 @@ class LedgerRequest(Request):  # type: ignore[misc]
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """The pool child died (out of memory, a signal) while it ran this job."""
-        if isinstance(getattr(exc_info.exception, "exc", exc_info.exception), WorkerLostError):
-            cause = "its pool process died, perhaps killed for its memory"
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, WorkerLostError):
+            cause = cause_of_death(str(error), OOM.grew())
             errands.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), cause))
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
@@ -105,9 +149,9 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
         due = time.monotonic()
         errand: Errand | None = beat
         while errand is not None:
-            _carry_out(errand)
+            done = _carry_out(errand)
             if errand is beat:
-                due = time.monotonic() + settings.ENV.renew_s
+                due = time.monotonic() + (settings.ENV.renew_s if done else AGAIN_S)
             try:
                 errand = errands.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
@@ -121,9 +165,11 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
         heartbeat(unit["name"], {**unit, "running": len(running)})
 
 
-def _carry_out(errand: Errand) -> None:
+def _carry_out(errand: Errand) -> bool:
     try:
         errand()
     except DatabaseError as error:
         log.warning("the ledger is out of reach, the leases may run out", error=str(error))
         close_old_connections()
+        return False
+    return True

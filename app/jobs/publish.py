@@ -1,8 +1,10 @@
 """Hands jobs to Celery. A job that cannot be published waits in the ledger; the sweeper publishes it later."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -11,6 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from config.celery import app, bound_to
+from jobs.broker import GATE
 from jobs.models import Job, State
 
 log = structlog.get_logger(__name__)
@@ -38,14 +41,17 @@ def route(lane: str, name: str) -> dict[str, str]:
 
 
 def publish(jobs: Sequence[Job]) -> bool:
-    """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker says no.
+    """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker cannot take them.
 
     Duplicates do no harm: only one claim of a job can win.
     """
     if not jobs:
         return True
+    if not GATE.is_open():
+        mark_unpublished(job.pk for job in jobs)
+        return False
     try:
-        with app.producer_pool.acquire(block=True, timeout=1) as producer, producer.batch():
+        with app.producer_pool.acquire(block=True, timeout=1) as producer, producer.batch(), _same_bindings(producer):
             for job in jobs:
                 _send(job, producer)
     except (OperationalError, OSError, RedisError) as error:  # not all that redis-py raises is wrapped by Kombu
@@ -53,6 +59,17 @@ def publish(jobs: Sequence[Job]) -> bool:
         mark_unpublished(job.pk for job in jobs)
         return False
     return True
+
+
+@contextmanager
+def _same_bindings(producer: Any) -> Iterator[None]:
+    """Kombu asks Redis for the bindings once for each message; of a batch's time that was half."""
+    channel = producer.channel
+    channel.get_table = cache(channel.get_table)
+    try:
+        yield
+    finally:
+        del channel.get_table
 
 
 def _send(job: Job, producer: object) -> None:

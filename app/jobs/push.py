@@ -8,6 +8,7 @@ import asyncio
 import json
 import signal
 import threading
+import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing
@@ -125,20 +126,47 @@ def origin_is_ours(headers: dict[str, str]) -> bool:
 
 
 def database_may_be_away(inner: App) -> App:
-    """Says "later" in the client's own protocol when not even the user can be looked up."""
+    """Waits for it when not even the user can be looked up; in the end says "later" in the client's own protocol."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await inner(scope, receive, send)
-        except DatabaseError as error:
-            log.warning("database away", path=scope["path"], error=str(error))
-            if scope["type"] == "http":
-                await problem(send, 503, retry_after=str(RETRY_AFTER_S))
-            else:
-                await send({"type": "websocket.accept"})
-                await send({"type": "websocket.close", "code": TRY_LATER})
+        deadline = time.monotonic() + settings.ENV.database_wait_s
+        while True:
+            talk = Talk(receive, send)
+            try:
+                return await inner(scope, talk.receive, talk.send)
+            except DatabaseError as error:
+                log.warning("database away", path=scope["path"], error=str(error))
+                if talk.begun or time.monotonic() > deadline:
+                    return await _later(scope, send)
+            await asyncio.sleep(0.5)
 
     return app
+
+
+class Talk:
+    """Knows whether anything has been said to the client or heard from it, so that starting again would be noticed."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self.begun = False
+        self._receive, self._send = receive, send
+
+    async def receive(self) -> Message:
+        """What the client says."""
+        self.begun = True
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        """What the client is told."""
+        self.begun = True
+        await self._send(message)
+
+
+async def _later(scope: Scope, send: Send) -> None:
+    if scope["type"] == "http":
+        await problem(send, 503, retry_after=str(RETRY_AFTER_S))
+    else:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", "code": TRY_LATER})
 
 
 # ---- WebSocket ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from django.db.models.sql import UpdateQuery
 
 import kinds
 from config.celery import app
+from fleet.services import tally
 from jobs import hints
 from jobs.models import FINISHED, OPEN, Job, JobArtifact, State
 from jobs.once import Statement, write
@@ -231,33 +232,35 @@ def retry(claim: Claim, sentence: str) -> bool:
 
 
 def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta | None = None) -> bool:
-    with transaction.atomic():
-        queued = rows.filter(pk=job_id).update(
-            state=State.QUEUED,
-            lease_until=None,
-            version=F("version") + 1,
-            note=note[:200],
-            run_after=Now() + delay if delay else None,
-            published_at=None if delay else Now(),
-        )
-        if not queued:
-            return False
-        if delay is None:
-            _publish_after_commit([job_id])
+    """Left to the sweeper to publish, within a second: whoever calls this must not wait for a broker that hangs."""
+    queued = rows.filter(pk=job_id).update(
+        state=State.QUEUED,
+        lease_until=None,
+        version=F("version") + 1,
+        note=note[:200],
+        run_after=Now() + delay if delay else None,
+        published_at=None,
+    )
+    if queued:
         _changed(job_id)
-    return True
+    return bool(queued)
 
 
 def lose(job: Job, cause: str) -> bool:
     """Take a job (as just read) from a dead worker: queue it again, or end it if that was its last attempt."""
     rows = Job.objects.filter(pk=job.pk, attempt=job.attempt, state=State.RUNNING, open_parts=0)
+    worker = job.worker or "an unknown worker"
     if job.cancel_requested:
         return _end(rows, job.pk, job.parent_id, State.CANCELLED, note="", error="")
-    if job.attempt >= job.max_attempts:
-        times = f"its worker died {job.attempt} times" if job.attempt > 1 else "its worker died"
-        sentence = f"Gave up: {times}, the last time on {job.worker or 'an unknown worker'} ({cause})."
-        return _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
-    return _requeue(rows, job.pk, f"running again: {cause}")
+    log.warning("attempt lost", job=str(job.pk), attempt=job.attempt, worker=worker, cause=cause)
+    if job.attempt < job.max_attempts:
+        return _requeue(rows, job.pk, f"running again: {cause} ({worker})")
+    times = f"its worker died {job.attempt} times, the last time" if job.attempt > 1 else "its worker died,"
+    sentence = f"Gave up: {times} {worker}: {cause}."
+    ended = _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
+    if ended:
+        tally(poisoned=1)
+    return ended
 
 
 def lose_on(worker: str, job_id: uuid.UUID, cause: str) -> bool:
@@ -325,8 +328,9 @@ def _kill(job: Job) -> None:
 
 
 def expired_leases(limit: int) -> list[Job]:
-    """Running jobs whose worker has stopped renewing."""
-    return list(Job.objects.filter(state=State.RUNNING, lease_until__lt=Now()).order_by("lease_until")[:limit])
+    """Running jobs whose worker has stopped renewing, with the database's `now`."""
+    rows = Job.objects.filter(state=State.RUNNING, lease_until__lt=Now()).annotate(now=Now())
+    return list(rows.order_by("lease_until")[:limit])
 
 
 def due(limit: int) -> list[uuid.UUID]:
@@ -335,10 +339,17 @@ def due(limit: int) -> list[uuid.UUID]:
     return list(rows.order_by("run_after", "id").values_list("pk", flat=True)[:limit])
 
 
-def overtaken(lane: str, head_published_at: datetime | None, limit: int) -> list[uuid.UUID]:
-    """Queued jobs that the broker lost: their queue is empty (`None`), or its head was published well after them."""
+def overtaken(
+    lane: str, head_published_at: datetime | None, limit: int, of: Sequence[str] | None = None
+) -> list[uuid.UUID]:
+    """Queued jobs that the broker lost: their queue is empty (`None`), or its head was published well after them.
+
+    `of`: the kinds of the queue, where a lane has several.
+    """
     quiet = Now() - timedelta(seconds=ENV.lost_after_s)
     rows = Job.objects.filter(state=State.QUEUED, lane=lane, published_at__lt=quiet)
+    if of is not None:
+        rows = rows.filter(kind__in=of)
     if head_published_at is not None:
         rows = rows.filter(published_at__lt=head_published_at - timedelta(seconds=1))
     return list(rows.order_by("published_at").values_list("pk", flat=True)[:limit])
@@ -347,7 +358,8 @@ def overtaken(lane: str, head_published_at: datetime | None, limit: int) -> list
 def publish_again(ids: Sequence[uuid.UUID]) -> bool:
     """Publish queued jobs once more, stamped with the time of now."""
     Job.objects.filter(pk__in=ids, state=State.QUEUED).update(published_at=Now())
-    return publish(list(Job.objects.filter(pk__in=ids, state=State.QUEUED).order_by("id")))
+    rows = Job.objects.filter(pk__in=ids, state=State.QUEUED).only("lane", "kind", "published_at")
+    return publish(list(rows.order_by("id")))
 
 
 def expire(older_than: timedelta, limit: int = 500) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 import kinds
 from jobs.models import OPEN, Job, State
 from jobs.once import Statement, write
+from jobs.outages import new_id, runs_again
 from jobs.publish import publish
 from kinds.base import Kind, Params
 
@@ -67,6 +69,7 @@ class LaneFull(Refused):
 
 @dataclass(frozen=True)
 class _Checked:
+    id: uuid.UUID
     submission: Submission
     kind: Kind
     lane: str
@@ -105,7 +108,7 @@ def _check(one: Submission) -> _Checked:
     params = _params(kind, one.params)
     stored = params.model_dump(mode="json")
     body = json.dumps([one.kind, stored, one.run_after.isoformat() if one.run_after else None], sort_keys=True)
-    return _Checked(one, kind, kind.lane_for(params), stored, hashlib.sha256(body.encode()).hexdigest())
+    return _Checked(new_id(), one, kind, kind.lane_for(params), stored, hashlib.sha256(body.encode()).hexdigest())
 
 
 def _check_all(submissions: Sequence[Submission]) -> list[_Checked]:
@@ -138,9 +141,13 @@ def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, 
 def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]:
     with transaction.atomic():
         known = _known(owner_id, checked)
+        mine = _stored_before(owner_id, checked)
         new: list[Job] = []
         answer: list[tuple[Job, bool]] = []
         for one in checked:
+            if one.id in mine:
+                answer.append((mine[one.id], True))
+                continue
             key = one.submission.idempotency_key
             job = known.get(key) if key else None
             answer.append((job, False) if job else (_job(owner_id, one), True))
@@ -152,8 +159,15 @@ def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]
         if new:
             _refuse_floods(owner_id, new)
             Job.objects.bulk_create(new)
-        transaction.on_commit(partial(publish, [job for job in new if job.published_at]))
+        unsent = [job for job in (*new, *mine.values()) if job.published_at and job.state == State.QUEUED]
+        transaction.on_commit(partial(publish, unsent))
     return answer
+
+
+def _stored_before(owner_id: int, checked: Sequence[_Checked]) -> dict[uuid.UUID, Job]:
+    """What this very request has stored already: the answer to its commit was lost in an outage."""
+    rows = Job.objects.filter(owner_id=owner_id, pk__in=[one.id for one in checked]) if runs_again() else ()
+    return {job.pk: job for job in rows}
 
 
 def _known(owner_id: int, checked: Sequence[_Checked]) -> dict[str | None, Job]:
@@ -165,6 +179,7 @@ def _known(owner_id: int, checked: Sequence[_Checked]) -> dict[str | None, Job]:
 def _job(owner_id: int, one: _Checked) -> Job:
     later = {"run_after": one.submission.run_after, "published_at": None} if one.submission.run_after else {}
     return Job(
+        id=one.id,
         owner_id=owner_id,
         kind=one.kind.name,
         lane=one.lane,

@@ -5,6 +5,7 @@ one query over all watched jobs wakes those whose version has grown: with Redis 
 """
 
 import asyncio
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
@@ -214,7 +215,7 @@ async def follow(job_id: uuid.UUID, owner_id: int) -> AsyncGenerator[Job | None,
 
     Raises:
         UnknownJob, GoingAway.
-        DatabaseError: only before the first job; later an outage is waited out.
+        DatabaseError: only before the first job, after `database_wait_s`; later an outage is waited out.
     """
     with WATCHER.watch(job_id) as watch:
         while not WATCHER.closing:
@@ -233,13 +234,14 @@ async def follow(job_id: uuid.UUID, owner_id: int) -> AsyncGenerator[Job | None,
 
 
 async def _read(job_id: uuid.UUID, watch: Watch) -> Job | None:
+    deadline = time.monotonic() + settings.ENV.database_wait_s
     while True:
         try:
             return await READER.read(job_id)
         except DatabaseError:
-            if not watch.version or WATCHER.closing:
+            if WATCHER.closing or (not watch.version and time.monotonic() > deadline):
                 raise
-            await asyncio.sleep(POLL_S / 2)
+            await asyncio.sleep(min(POLL_S, settings.ENV.database_wait_s) / 2)
 
 
 async def _changed(watch: Watch) -> bool:

@@ -322,9 +322,10 @@ def test_too_many_open_jobs_are_429(api: Api, settings: Any) -> None:
 
 def test_full_lane_is_503_and_says_when_to_come_back(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.submit.backlog", lambda lane, most: most)
-    response = api.submit()
-    assert "quick lane" in problem(response, 503)["detail"]
-    assert int(response.headers["Retry-After"]) > 0
+    for response in (api.submit(), api.post("/jobs/batch", {"jobs": [{"kind": "digest"}] * 2})):
+        assert "quick lane" in problem(response, 503)["detail"]
+        assert int(response.headers["Retry-After"]) > 0
+    assert not Job.objects.exists()
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -607,7 +608,8 @@ def test_chunked_bodies_are_read_and_limited(api: Api, serve: Callable[..., str]
 
 @committed
 def test_without_a_database_it_is_503_and_the_process_lives(api: Api, serve: Callable[..., str]) -> None:
-    base = serve(HEADRACE_DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    base = serve(HEADRACE_DATABASE_URL=nowhere, HEADRACE_DATABASE_WAIT_S="0.5")
     with httpx.Client(base_url=base, headers={"Authorization": f"Bearer {api.token}"}) as client:
         response = client.post("/api/jobs", json={"kind": "digest"})
         assert "database" in problem(response, 503)["detail"]

@@ -1,6 +1,5 @@
 """What the ledger promises when things die: real workers on all three pools, a real broker, real signals."""
 
-import json
 import os
 import signal
 import threading
@@ -24,7 +23,7 @@ from kombu.serialization import enable_insecure_serializers
 from config.celery import app
 from jobs import services
 from jobs.leader import lead, resign
-from jobs.models import Job, Leader, State
+from jobs.models import Job, State
 from jobs.publish import publish
 from jobs.submit import Submission, submit
 from jobs.sweeper import sweep
@@ -94,7 +93,8 @@ def test_poison_job_ends_with_a_sentence(
             os.kill(child, signal.SIGKILL)
     done = ended(job_id)
     assert done.state == "failed"
-    assert "its worker died 3 times" in done.error
+    assert done.error.startswith("Gave up: its worker died 3 times, the last time cpu-1@")
+    assert "its pool process was killed by SIGKILL" in done.error
 
 
 def test_submit_while_the_broker_is_down_or_hung_is_quick_and_runs_later(
@@ -150,23 +150,6 @@ def test_flushed_broker_is_bound_again(
     redis.Redis.from_url(empty_broker.url).flushall()
     lost = [ask(user, "digest", text=str(n)) for n in range(5)]
     assert {ended(job_id).state for job_id in lost} == {"succeeded"}
-
-
-def test_long_honest_backlog_is_not_published_again(user: Any, empty_broker: Redis) -> None:
-    submit(user.pk, [Submission("digest", {"text": str(n)}) for n in range(200)])
-    time_passes()
-    assert sweep()["overtaken"] == 0
-    assert queue_length(empty_broker, "quick") == 200
-
-
-def time_passes() -> None:
-    """Every stored time moves an hour back, in the messages too: as if an hour had gone by."""
-    Job.objects.update(published_at=F("published_at") - timedelta(hours=1))
-    client = redis.Redis.from_url(os.environ["HEADRACE_BROKER_URL"])
-    for index, raw in enumerate(client.lrange("quick", 0, -1)):
-        message = json.loads(raw)
-        message["headers"]["published_at"] -= 3600
-        client.lset("quick", index, json.dumps(message))
 
 
 def test_overtaken_job_is_published_again_and_only_it(user: Any, empty_broker: Redis) -> None:
@@ -376,19 +359,6 @@ def test_only_one_sweeper_leads(transactional_db: None) -> None:
     assert not lead("test", "late", 30)
     resign("test", f"s{holder}")
     wait_until(lambda: lead("test", "late", 30), 5, "the next takes over")
-
-
-def test_second_sweeper_takes_over(
-    user: Any, launch: Callable[..., Process], start_worker: Callable[..., Process], empty_broker: Redis
-) -> None:
-    first = launch("sweeper-1", "python", "manage.py", "sweep")
-    wait_until(lambda: Leader.objects.filter(role="sweeper").exists(), why="the first leads")
-    launch("sweeper-2", "python", "manage.py", "sweep")
-    first.kill()
-    job_id = ask(user, "digest")
-    redis.Redis.from_url(empty_broker.url).delete("quick")  # only a sweeper can save it
-    start_worker("quick")
-    assert ended(job_id).state == "succeeded"
 
 
 def test_finished_jobs_expire(user: Any, empty_broker: Redis) -> None:

@@ -50,9 +50,24 @@ def test_beat_and_sweeper_are_up(
     assert systemd.told() == "READY=1"
 
 
+@pytest.mark.parametrize("database", ["", "postgresql://nobody@127.0.0.1:1/none"])
+def test_sweeper_feeds_the_watchdog_from_its_rounds(
+    systemd: Systemd, launch: Launch, transactional_db: None, database: str
+) -> None:
+    """A round that finds no database is a round too: starting the sweeper again would not bring it back."""
+    env = {"HEADRACE_DATABASE_URL": database} if database else {}
+    sweeper = launch("unit", "python", "manage.py", "sweep", NOTIFY_SOCKET=systemd.address, **env)
+    assert systemd.told() == "READY=1"
+    status = "waits for the database" if database else "leads"
+    assert [systemd.told() for _ in range(3)] == [f"WATCHDOG=1\nSTATUS={status}"] * 3
+    sweeper.child.terminate()
+    assert sweeper.child.wait(30) == 0
+
+
 def test_without_systemd_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from config import notify
 
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify.ready()
     notify.stopping()
+    notify.alive("leads")

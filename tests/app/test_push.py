@@ -9,13 +9,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, OperationalError, connection
 from django.db.models import F
 from django.test import Client
 from websockets.exceptions import ConnectionClosed
@@ -355,7 +355,8 @@ def test_hung_broker_is_noticed_and_changes_arrive(
 
 
 def test_without_a_database_clients_are_asked_to_come_back(own_push: Callable[..., Push], token: str) -> None:
-    push = own_push(HEADRACE_DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    push = own_push(HEADRACE_DATABASE_URL=nowhere, HEADRACE_DATABASE_WAIT_S="0.5")
     for header in ({"Authorization": f"Bearer {token}"}, {"Cookie": "sessionid=" + "a" * 32}):
         with push.socket(f"/ws/jobs/{uuid.uuid4()}", **header) as client:
             assert close_code(client) == 1013
@@ -363,6 +364,62 @@ def test_without_a_database_clients_are_asked_to_come_back(own_push: Callable[..
         assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
         assert "database" in response.json()["detail"]
     assert "Traceback" not in push.process.output()
+
+
+def test_clients_that_come_during_an_outage_are_served_after_it(
+    own_push: Callable[..., Push], user: Any, token: str, database: Any
+) -> None:
+    push, job = own_push(HEADRACE_DATABASE_WAIT_S="60"), job_of(user)
+    session = {"Cookie": f"sessionid={signed_in(user)}"}
+    connection.close()
+    database.stop()
+    socket_address, stream_address = f"/ws/jobs/{job.pk}", f"/api/jobs/{job.pk}/events"
+    answers: list[Any] = []
+
+    def read(header: dict[str, str]) -> None:
+        with push.socket(socket_address, **header) as client:
+            answers.append(received(client)["id"])
+
+    def stream(header: dict[str, str]) -> None:
+        with push.http.stream("GET", stream_address, headers=header, timeout=90) as response:
+            answers.append(json.loads(next(events_of(response))["data"])["job"]["id"])
+
+    by_token = {"Authorization": f"Bearer {token}"}
+    threads = [threading.Thread(target=how, args=(who,)) for how in (read, stream) for who in (session, by_token)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: push.process.output().count("database away") >= 4, why="they have met the outage")
+    assert not answers
+    database.run()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [str(job.pk)] * 4
+
+
+def test_first_read_waits_for_the_database(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, read, times = job_of(user), watch.READER.read, []
+
+    async def once(job_id: uuid.UUID) -> Job | None:
+        times.append(job_id)
+        if len(times) == 1:
+            raise OperationalError
+        return await read(job_id)
+
+    async def first() -> Job | None:
+        async with aclosing(watch.follow(job.pk, user.pk)) as changes:
+            found = await anext(changes)
+        await watch.WATCHER.stop()
+        return found
+
+    monkeypatch.setattr(watch, "WATCHER", watch.Watcher())
+    monkeypatch.setattr(watch.READER, "read", once)
+    assert asyncio.run(first()) == job
+
+
+def signed_in(user: Any) -> str:
+    client = Client()
+    client.force_login(user)
+    return str(client.cookies["sessionid"].value)
 
 
 def vanish(raw: socket.socket) -> None:
