@@ -7,6 +7,7 @@ connects to its broker. An absent broker is no reason to starve, since a restart
 import threading
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 from celery import bootsteps
@@ -30,6 +31,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
         self._turned = time.monotonic()
         self._tried = (0, time.monotonic())
         self._left: set[Any] = set()
+        self._began: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # as seen from here: wall clocks may be set
 
     def include_if(self, worker: Any) -> bool:
         """Only where systemd asks for it."""
@@ -51,7 +53,10 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _feed(self, worker: Any) -> None:
         while not self._over.wait(self._period):
-            ailment = self.ailment(worker)
+            try:
+                ailment = self.ailment(worker)
+            except Exception as error:  # noqa: BLE001  (in doubt it does not feed, but it looks again)
+                ailment = repr(error)
             if ailment:
                 log.critical("not feeding the watchdog", why=ailment)
                 continue
@@ -65,12 +70,13 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
         if state.should_stop is not None or state.should_terminate is not None:
             return ""  # it drains, and TimeoutStopSec is its limit
         running = _snapshot(state.active_requests)
+        now = time.monotonic()
         for request in running:
-            if _age(request) > _hard_limit(request, worker) + self._period:
+            if now - self._began.setdefault(request, now) > _hard_limit(request, worker) + self._period:
                 return f"task {request.id} runs beyond its hard time limit"
         if self._tries_to_connect(worker.consumer) or (running and isinstance(worker.pool, Solo)):
             return ""
-        if time.monotonic() - self._turned > self._period:
+        if now - self._turned > self._period:
             return "the event loop stands still"
         return _deaf(worker, self._period) or self._left_lying(worker, running)
 
@@ -91,17 +97,14 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def _deaf(worker: Any, patience_s: float) -> str:
     """The prefetch window has room, but nothing has been asked of the broker for a while; or it is full of nothing."""
-    channel = worker.consumer.task_consumer and worker.consumer.task_consumer.channel
-    if not channel or not channel.active_queues:
+    consumer = worker.consumer.task_consumer
+    channel = consumer.channel if consumer else None
+    if channel is None or not channel.active_queues:
         return ""  # it is told to consume nothing
     if not channel.qos.can_consume():
         return "" if state.reserved_requests else "the prefetch window is full, but of no task"
     asked = channel._brpop_sent_at
     return "" if asked and time.monotonic() - asked < patience_s else "it asks the broker for nothing"
-
-
-def _age(request: Any) -> float:
-    return time.time() - request.time_start if request.time_start else 0.0
 
 
 def _hard_limit(request: Any, worker: Any) -> float:

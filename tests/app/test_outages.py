@@ -1,14 +1,18 @@
 """Servers that go away and come back, and the workers that wait for them."""
 
 import signal
+import socket
+import socketserver
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import OperationalError, connection
-from test_faults import ask, ended
+from test_faults import ask, ended, running
 
 from jobs import services
 from jobs.models import Job
@@ -68,3 +72,63 @@ def test_claim_whose_answer_was_lost_is_given_up(
     assert (job.state, job.attempt, job.lease_until) == ("queued", 1, None)
     execute(job_id, "w@h")
     assert ended(job_id).attempt == 2
+
+
+class Wire(socketserver.ThreadingTCPServer):
+    """A network between a worker and its broker; what was connected when it was cut stays dead, without a reset."""
+
+    daemon_threads = True
+    cuts, whole = 0, True
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        super().__init__(("127.0.0.1", 0), Ends)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        self.cuts, self.whole = self.cuts + 1, False
+        yield
+        self.whole = True
+
+
+class Ends(socketserver.BaseRequestHandler):
+    """One connection through the wire."""
+
+    server: Wire
+
+    def handle(self) -> None:
+        cuts = self.server.cuts if self.server.whole else -1
+        with socket.create_connection(("127.0.0.1", self.server.port)) as far:
+            pumps = [(self.request, far), (far, self.request)]
+            threads = [threading.Thread(target=self.pump, args=(*pair, cuts), daemon=True) for pair in pumps]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def pump(self, near: socket.socket, far: socket.socket, cuts: int) -> None:
+        with suppress(OSError):
+            while data := near.recv(65536):
+                if self.server.cuts == cuts:
+                    far.sendall(data)
+            far.shutdown(socket.SHUT_RDWR)
+
+
+def test_worker_that_was_cut_off_from_its_broker_comes_back(
+    user: Any, start_worker: Callable[..., Process], sweeper: Process, empty_broker: Redis
+) -> None:
+    """Nothing tells it that its connections are dead; what ran all the while runs on, once."""
+    with Wire(empty_broker.port) as wire:
+        through = empty_broker.url.replace(f":{empty_broker.port}/", f":{wire.server_address[1]}/")
+        worker = start_worker("io", slots=2, HEADRACE_BROKER_URL=through)
+        long = ask(user, "wait", lane="io", ms=14_000)
+        running(long)
+        with wire.cut():
+            time.sleep(10)
+        back = time.monotonic()
+        assert ended(ask(user, "wait", lane="io", ms=1)).state == "succeeded"
+        assert time.monotonic() - back < 15
+        assert (ended(long).state, ended(long).attempt) == ("succeeded", 1)
+        assert worker.alive()
+        wire.shutdown()
