@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from celery import Celery
+from celery.concurrency import ALIASES
 from celery.signals import (
     beat_init,
     setup_logging,
@@ -64,7 +65,7 @@ def transport_options(lane_name: str | None, lane: Lane | None) -> dict[str, Any
             "unacked_key": f"unacked.{lane_name}",
             "unacked_index_key": f"unacked_index.{lane_name}",
             "unacked_mutex_key": f"unacked_mutex.{lane_name}",
-            "socket_timeout": 30,  # a worker waits in BRPOP; only the web tier must give up fast
+            "socket_timeout": 5,  # BRPOP, where a worker waits, has a limit of its own: a second, then a health check
             "socket_connect_timeout": 5,
         }
         options.pop("max_retries")
@@ -83,11 +84,13 @@ def lane_limits(lane: Lane) -> dict[str, Any]:
 
 LANE = settings.LANES.lanes[settings.ENV.lane] if settings.ENV.lane else None
 
-app = Celery("headrace")
+ALIASES["threads"] = "config.threads:TaskPool"
+app = Celery("headrace", amqp="config.broker:AMQP")
 app.conf.update(
     broker_url=settings.ENV.broker_url,
     broker_transport_options=transport_options(settings.ENV.lane, LANE),
     broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,  # for ever: Celery's 100 would end every worker after minutes without a broker
     result_backend=settings.ENV.result_url or settings.ENV.broker_url,
     result_backend_always_retry=True,
     result_expires=3600,
@@ -111,7 +114,7 @@ app.conf.update(
 )
 app.conf.CELERY_DB_REUSE_MAX = sys.maxsize  # else Celery connects to the database anew for each task
 app.conf.include = ["jobs.tasks"]
-app.steps["worker"].add("jobs.lease:LeaseKeeper")
+app.steps["worker"] |= {"jobs.lease:LeaseKeeper", "config.watchdog:Watchdog"}
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

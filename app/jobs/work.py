@@ -1,15 +1,17 @@
 """Runs one claimed job: calls the kind, and tells the ledger how it went."""
 
+import itertools
 import json
 import random
 import time
 import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Reject
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 
@@ -22,6 +24,7 @@ from kinds.base import KindFailed, Outcome, PartOutcome, Split, Stopped, Transie
 
 log = structlog.get_logger(__name__)
 REPORT_EVERY_S = 0.25
+T = TypeVar("T")
 
 
 class OverTime(Exception):
@@ -54,16 +57,38 @@ class Reporter:
 
 def execute(job_id: uuid.UUID, worker: str) -> None:
     """Claim the job, run it, finish it. A claim that fails means a duplicate message: nothing happens."""
-    lane_name = settings.ENV.lane or "?"
-    claim = services.claim(job_id, worker, settings.LANES[lane_name].pool if settings.ENV.lane else "")
+    bound = log.bind(job=str(job_id))
+    claim = _claim(job_id, worker, bound)
     if claim is None:
-        log.info("message dropped, nothing to claim", job=str(job_id))
+        bound.info("message dropped, nothing to claim")
         return
-    bound = log.bind(job=str(claim.id), kind=claim.kind, attempt=claim.attempt)
+    bound = bound.bind(kind=claim.kind, attempt=claim.attempt)
     bound.info("job started")
     settle = _attempt(claim, bound)
     kept = _through_outages(settle, bound)
     bound.info("job ended" if kept else "output thrown away, the job is no longer ours")
+
+
+def _claim(job_id: uuid.UUID, worker: str, bound: Any) -> Claim | None:
+    """Claim, waiting for a database that is away; a message that waited in vain goes back to its queue.
+
+    A claim that was committed, but whose answer was lost, is given up: nobody runs the job, and its lease would be
+    renewed for as long as this message is here.
+    """
+    pool = settings.LANES[settings.ENV.lane].pool if settings.ENV.lane else ""
+    tries = itertools.count()
+
+    def attempt() -> Claim | None:
+        again = next(tries) > 0
+        claim = services.claim(job_id, worker, pool)
+        if claim is None and again:
+            services.lose_on(worker, job_id, "the database went away while it was claimed")
+        return claim
+
+    try:
+        return _through_outages(attempt, bound)
+    except (OperationalError, InterfaceError) as error:
+        raise Reject(str(error), requeue=True) from error
 
 
 def _attempt(claim: Claim, bound: Any) -> Callable[[], bool]:
@@ -127,13 +152,13 @@ def _too_big(outcome: Outcome) -> str:
     return ""
 
 
-def _through_outages(settle: Callable[[], bool], bound: Any) -> bool:
+def _through_outages(tell: Callable[[], T], bound: Any) -> T:
     """Tell the ledger, waiting for a database that is away; the fence makes a second try harmless."""
     pause = 0.1
     deadline = time.monotonic() + 2 * settings.ENV.lease_s
     while True:
         try:
-            return settle()
+            return tell()
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise

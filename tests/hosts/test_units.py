@@ -63,7 +63,7 @@ def test_live_workers_are_what_the_plan_says(local: Cluster, live: dict[str, dic
     }
     found = {
         node: (
-            said["pool"]["implementation"].split(":")[0].rsplit(".", 1)[-1].replace("thread", "threads"),
+            said["pool"]["implementation"].split(":")[0].rsplit(".", 1)[-1],
             said["pool"]["max-concurrency"],
             said["prefetch_count"],
             sorted(queue["name"] for queue in said["queues"]),
@@ -89,6 +89,16 @@ def test_limits_of_systemd_are_what_the_plan_says(local: Cluster) -> None:
             assert seconds(found["TimeoutStopUSec"]) == lane["stop_timeout_s"] > lane["time_limit"], (name, unit)
             assert found["CPUWeight"] == str(lane["cpu_weight"]), (name, unit)
             assert (found["KillMode"], found["Type"], found["OOMPolicy"]) == ("mixed", "notify", "continue")
+
+
+def test_workers_are_watched_and_never_given_up(local: Cluster) -> None:
+    properties = "WatchdogUSec,WatchdogSignal,StartLimitIntervalUSec,StatusText"
+    for name in local.groups["workers"]:
+        for unit in (unit for unit in local.units(name) if unit.startswith("headrace-worker@")):
+            show = local.on(name, f"systemctl show {unit} -p {properties}")
+            found = dict(line.split("=", 1) for line in show.splitlines())
+            assert (found["WatchdogUSec"], found["WatchdogSignal"]) == ("1min", "9"), (name, unit)
+            assert (found["StartLimitIntervalUSec"], found["StatusText"]) == ("0", "consuming"), (name, unit)
 
 
 def seconds(text: str) -> int:
