@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from config.celery import app, bound_to
@@ -54,7 +54,7 @@ def publish(jobs: Sequence[Job]) -> bool:
         with app.producer_pool.acquire(block=True, timeout=1) as producer, producer.batch(), _same_bindings(producer):
             for job in jobs:
                 _send(job, producer)
-    except (OperationalError, OSError, RedisError) as error:  # not all that redis-py raises is wrapped by Kombu
+    except (KombuError, OSError, RedisError) as error:  # not all that redis-py raises is wrapped by Kombu
         log.warning("broker refused, the sweeper will publish", jobs=len(jobs), error=str(error))
         mark_unpublished(job.pk for job in jobs)
         return False
