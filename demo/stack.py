@@ -261,7 +261,7 @@ def worker_command(plan: LanePlan, number: int, queues: str) -> list[str | Path]
     return [
         *(BIN / "celery", "-A", "config", "worker", "-n", f"{plan.lane}-{number}@%h", "-Q", queues, "-P", plan.pool),
         *("-c", str(plan.concurrency), "--prefetch-multiplier", str(plan.prefetch_multiplier)),
-        *("--without-gossip", "--without-mingle", "-l", "INFO"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO"),
     ]
 
 

@@ -32,7 +32,8 @@ def command(planned: LanePlan, queues: str) -> list[str]:
     options += ["--prefetch-multiplier", str(planned.prefetch_multiplier)]
     if planned.max_memory_per_child_kb:
         options += ["--max-memory-per-child", str(planned.max_memory_per_child_kb)]
-    return ["celery", "-A", "config", "worker", *options, "--without-gossip", "--without-mingle", "-l", "INFO"]
+    options += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return ["celery", "-A", "config", "worker", *options, "-l", "INFO"]
 
 
 def main() -> None:
