@@ -70,6 +70,12 @@ def table(rows: list[Row]) -> Table:
     return found
 
 
+def markdown(rows: list[Row]) -> str:
+    """The table as docs/reliability.md shows it."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def last_line(rows: list[Row]) -> str:
     sums = (sum(getattr(row, name) for row in rows) for name in ("lost", "double", "wrong"))
     lost, double, wrong = sums
@@ -107,6 +113,7 @@ def run(chosen: list[Drill], options: argparse.Namespace, console: Console) -> l
             console.print(f"  [red]{escape(complaint)}[/]", highlight=False)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "drills.json").write_text(json.dumps([one.as_json() for one in rows], indent=1))
+        (folder / "drills.md").write_text(markdown(rows))
         if not row.held:
             break
     console.print(f"the loads and their reports: {folder.relative_to(ROOT)}", highlight=False)

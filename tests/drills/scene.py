@@ -184,6 +184,12 @@ def enter(inventory: str, site: str = "", ca: str = "") -> Scene:
         DrillError: something is missing.
     """
     found = hosts.read(inventory)
+    for host in found.values():
+        if host.attempt("true").returncode != 0:
+            raise DrillError(
+                f"{host.name} does not let us in at {host.address}: bring the hosts of {inventory} up first (the local "
+                "cluster with `make cluster HEADRACE_CPU_WORKERS=2`)."
+            )
     secrets = hosts.secrets_of(inventory)
     token = os.environ.get("HEADRACE_TOKEN") or (local_token(found) if secrets.is_dir() else "")
     if not token:
