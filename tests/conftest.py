@@ -125,7 +125,7 @@ def empty_broker(broker: Redis) -> Redis:
 
     from config.celery import app
     from jobs.broker import GATE, Gate
-    from jobs.sweeper import bind_queues
+    from jobs.publish import bind_queues
 
     vars(GATE).update(vars(Gate()))  # nobody remembers what was seen of it
     redis.Redis.from_url(broker.url).flushall()

@@ -1,24 +1,38 @@
-"""How we hold on to Redis: Celery's AMQP and Kombu's Redis transport, with three small changes.
+"""How we hold on to Redis: Celery's AMQP and Kombu's Redis transport, with four small changes.
 
-Two work around Kombu 5.7.0, and tests/app/test_broker.py tells when they can go:
+Three work around Kombu 5.7.0, and tests/app/test_broker.py tells when they can go:
 
 - A channel that acknowledges or closes after its connection was lost asks that connection for the server's address, but
   the connection has let go of it: `'NoneType' object has no attribute 'hostname'`, and the worker exits (a regression:
   5.6 did not; celery/kombu#582 and #970 are its forerunners).
 - A lost connection gives back the messages of tasks that are still running here, so that they run twice at once.
+- A message whose acknowledgement does not get through keeps its place in the prefetch window, though its task has ended
+  (Celery logs "Couldn't ack" and goes on): with a window of one the worker never takes another.
 """
 
 from typing import Any
 
 import kombu
 from celery.app.amqp import AMQP as CeleryAMQP
-from kombu.transport import redis
+from kombu.transport import redis, virtual
 
 PAUSE_S = 2
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
-    """Gives back what runs here when the worker ends, but not when it only loses its connection."""
+    """Gives back what runs here when the worker ends, but not when it only loses its connection.
+
+    An acknowledgement that does not get through leaves the message with the broker, which hands it out again after the
+    visibility timeout; its claim drops it.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """The message is done with here, whether the broker hears of it or not."""
+        try:
+            super().ack(delivery_tag)
+        except BaseException:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
 
     def restore_unacked(self, client: Any = None) -> None:
         """Put the unacknowledged messages back in their queues."""

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from config.celery import app, bound_to
+from config.celery import app, bound_to, queues_of
 from jobs.broker import GATE
 from jobs.models import Job, State
 
@@ -51,7 +51,7 @@ def publish(jobs: Sequence[Job]) -> bool:
         mark_unpublished(job.pk for job in jobs)
         return False
     try:
-        with app.producer_pool.acquire(block=True, timeout=1) as producer, producer.batch(), _same_bindings(producer):
+        with app.producer_pool.acquire(block=True, timeout=1) as producer, _bindings(producer), producer.batch():
             for job in jobs:
                 _send(job, producer)
     except (KombuError, OSError, RedisError) as error:  # not all that redis-py raises is wrapped by Kombu
@@ -62,14 +62,28 @@ def publish(jobs: Sequence[Job]) -> bool:
 
 
 @contextmanager
-def _same_bindings(producer: Any) -> Iterator[None]:
-    """Kombu asks Redis for the bindings once for each message; of a batch's time that was half."""
+def _bindings(producer: Any) -> Iterator[None]:
+    """Asks Redis for the bindings once, where Kombu would for each message; of a batch's time that was half.
+
+    A broker that was wiped has none, and drops what it cannot route without a word: then they are made again.
+    """
     channel = producer.channel
-    channel.get_table = cache(channel.get_table)
+    table = cache(channel.get_table)
+    if not table(settings.LANES.exchange.name):
+        with app.connection_for_write() as fresh:  # this one takes for bound what it once bound
+            bind_queues(fresh.default_channel)
+        table.cache_clear()
+    channel.get_table = table
     try:
         yield
     finally:
         del channel.get_table
+
+
+def bind_queues(channel: Any) -> None:
+    """Every queue of ours with its binding."""
+    for queue in queues_of(settings.LANES):
+        queue(channel).declare()
 
 
 def _send(job: Job, producer: object) -> None:

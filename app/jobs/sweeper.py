@@ -15,10 +15,11 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 import kinds
-from config.celery import app, bound_to, queues_of
+from config.celery import app, bound_to
 from fleet.services import swept
 from jobs import services
 from jobs.broker import GATE
+from jobs.publish import bind_queues
 
 log = structlog.get_logger(__name__)
 BATCH = 1000  # jobs that a step moves in a round; a round that leaves more to do is followed by the next one at once
@@ -66,7 +67,7 @@ def _overtaken() -> list[Any]:
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=0, timeout=1)
         channel = connection.default_channel
-        bind_queues(channel)
+        bind_queues(channel)  # in every round: a broker that was wiped has forgotten them, and nobody else notices
         for name, lane in settings.LANES.lanes.items():
             for queue in lane.queues:
                 empty, head = _head(channel, queue)
@@ -90,9 +91,3 @@ def _head(channel: Any, queue: str) -> tuple[bool, datetime | None]:
         return True, None
     at = json.loads(raw).get("headers", {}).get("published_at")
     return False, datetime.fromtimestamp(at, UTC) if at else None
-
-
-def bind_queues(channel: Any) -> None:
-    """Done every round: a wiped broker forgot its bindings and drops what it cannot route; nobody else notices."""
-    for queue in queues_of(settings.LANES):
-        queue(channel).declare()

@@ -74,6 +74,27 @@ def test_kombu_still_breaks_on_a_lost_connection(broker: Redis) -> None:
     assert "'NoneType' object has no attribute 'hostname'" in errors[0]
 
 
+def room_after_a_failed_ack(make: Callable[[str], Any], broker: Redis) -> bool:
+    """Whether a worker with a window of one may take another message."""
+    connection = make(broker.url)
+    message = consumed(connection, broker)
+    message.channel.basic_qos(0, 1, False)
+    assert not message.channel.qos.can_consume()
+    broker.stop()
+    with pytest.raises(redis.ConnectionError):
+        message.ack()
+    broker.start()
+    return bool(message.channel.qos.can_consume())
+
+
+def test_ack_that_does_not_get_through_costs_no_place_in_the_window(broker: Redis) -> None:
+    assert room_after_a_failed_ack(ours.Connection, broker)
+
+
+def test_kombu_still_keeps_the_place_of_a_failed_ack(broker: Redis) -> None:
+    assert not room_after_a_failed_ack(kombu.Connection, broker), GONE
+
+
 def given_back(make: Callable[[str], Any], broker: Redis, worker: Any) -> int:
     """How many messages of running tasks are in the queue again once the connection is lost."""
     connection = make(broker.url)

@@ -184,6 +184,14 @@ def test_batch_asks_for_the_bindings_once(user: Any, empty_broker: Redis) -> Non
     assert client().info("commandstats")["cmdstat_smembers"]["calls"] == 1
 
 
+def test_broker_that_was_flushed_is_bound_before_anything_is_published(user: Any, empty_broker: Redis) -> None:
+    """Every connection is still there, and Kombu takes for bound what it once bound."""
+    ask(user)
+    client().flushall()
+    ask(user)
+    assert client().llen("quick") == 1
+
+
 def test_a_queue_of_a_lane_says_nothing_of_the_jobs_in_its_other_queue(
     user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

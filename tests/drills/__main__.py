@@ -57,7 +57,15 @@ def cells(row: Row) -> list[str]:
     """A row of the table."""
     recovery = "-" if row.recovery_s is None else f"{row.recovery_s:.1f} s"
     counts = map(str, (row.jobs, row.lost, row.double, row.wrong, row.again, row.failed))
-    return [row.drill, row.layer, *counts, recovery, f"{row.limit_s:g} s", "pass" if row.passed else "FAIL"]
+    return [
+        row.drill,
+        row.layer,
+        *counts,
+        f"{row.longest_s:.1f} s",
+        recovery,
+        f"{row.limit_s:g} s",
+        "pass" if row.passed else "FAIL",
+    ]
 
 
 def table(rows: list[Row]) -> Table:

@@ -382,6 +382,9 @@ DRILLS = [
         cut_from_database,
         mend,
         outage_s=40,
+        returns=True,  # until then it takes jobs that it cannot run, and the sweeper publishes them again
+        limit_s=10,
+        longest_s=30,
     ),
     Drill("database-restarted", "database", "PostgreSQL is restarted.", restart_database, returns=True, limit_s=10),
     Drill(

@@ -64,7 +64,7 @@ class Drill:
     """A fault, made on purpose.
 
     `outage_s` lies between fault and heal. The recovery is counted from the fault, or from the heal if that is when the
-    thing returns (`returns`), and may take `limit_s`. `failed`: how many requests clients may see fail; those were
+    thing returns (`returns`), and may take `limit_s`; no client may wait longer than `longest_s`. `failed`: how many requests clients may see fail; those were
     retried or never promised. `check`: what else must hold; a complaint, or nothing. `prepare` and `clean` are done
     without load, before and after.
     """
@@ -77,6 +77,7 @@ class Drill:
     outage_s: float = 0.0
     returns: bool = False
     limit_s: float = 30.0
+    longest_s: float = 60.0
     failed: int = 0
     attempts: int = ATTEMPTS
     check: Check = content
@@ -97,6 +98,7 @@ class Row:
     failed: int = 0
     recovery_s: float | None = None
     limit_s: float = 0.0
+    longest_s: float = 0.0
     again: int = 0
     attempts: int = 0
     held: bool = True
@@ -249,11 +251,14 @@ def judge(row: Row, drill: Drill, load: Load, counted_from: float) -> None:
     row.again = sum(job["attempt"] > 1 for job in jobs)
     row.attempts = max((job["attempt"] for job in jobs), default=0)
     row.recovery_s = recovery(jobs, counted_from)
+    row.longest_s = max(waits(jobs), default=0.0)
     row.complaints += [f"{one['verdict']} {one['id']}: {one['why']}" for one in audit["exceptions"][:3]]
     if row.jobs < CALM_JOBS:
         row.complaints.append(f"only {row.jobs} jobs were submitted, which shows nothing")
     if row.recovery_s > drill.limit_s:
         row.complaints.append(f"full flow after {row.recovery_s:.1f} s, not {drill.limit_s:g}")
+    if row.longest_s > drill.longest_s:
+        row.complaints.append(f"a client waited {row.longest_s:.1f} s for the fault, not {drill.longest_s:g}")
     if row.failed > drill.failed:
         row.complaints.append(f"{row.failed} failed requests, not {drill.failed}: {list(audit['refused'])[:2]}")
     if row.attempts > drill.attempts:
@@ -262,10 +267,15 @@ def judge(row: Row, drill: Drill, load: Load, counted_from: float) -> None:
 
 def recovery(jobs: list[Json], counted_from: float) -> float:
     """Seconds until the last client that waited for the fault had its job; 0 if nobody waited that long."""
-    late = [job["told_at"] for job in jobs if job["told_at"] and _waited(job) > LATE_S]
+    late = [_told_at(job, jobs) for job, waited in zip(jobs, waits(jobs), strict=True) if waited > LATE_S]
     return max(0.0, max(late, default=0.0) - counted_from)
 
 
-def _waited(job: Json) -> float:
-    """Seconds beyond the job's own length."""
-    return float(job["told_at"] - job["due_at"] - job["params"].get("ms", 0) / 1000)
+def waits(jobs: list[Json]) -> list[float]:
+    """How long each client waited beyond its job's own length, in seconds."""
+    return [_told_at(job, jobs) - job["due_at"] - job["params"].get("ms", 0) / 1000 for job in jobs]
+
+
+def _told_at(job: Json, jobs: list[Json]) -> float:
+    """A client that was never told waits until the end."""
+    return float(job["told_at"] or max(one["told_at"] or one["due_at"] for one in jobs))

@@ -79,7 +79,7 @@ def own_clock(host: Host) -> None:
         cat > {CLOCK_UNIT} <<END
         [Service]
         Environment=LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1)
-        Environment=FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1
+        Environment=FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_CACHE_DURATION=1 FAKETIME_DONT_FAKE_MONOTONIC=1
 END
         systemctl daemon-reload
         systemctl restart 'headrace-*.service'

@@ -77,6 +77,7 @@ def job(due: float, waited: float, attempt: int = 1) -> dict[str, Any]:
 def test_recovery_is_when_the_last_client_that_waited_for_the_fault_had_its_job() -> None:
     assert recovery([job(-5, 0.2), job(-1, 9), job(2, 4), job(30, 0.5)], NOW) == pytest.approx(8)
     assert recovery([job(-5, 0.2), job(1, 0.5)], NOW) == 0
+    assert recovery([job(0, 5), job(1, 1) | {"told_at": None}, job(20, 1)], NOW) == pytest.approx(21)
     assert recovery([job(0, 5) | {"params": {"ms": 4000}}], NOW) == 0
 
 

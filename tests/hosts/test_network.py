@@ -121,7 +121,12 @@ def test_redis_forgets_nothing(local: Cluster) -> None:
     for line in ("maxmemory-policy noeviction", "appendonly yes", "appendfsync everysec"):
         assert line in conf.splitlines()
     assert f"maxmemory {int(plan['shares_mb']['broker'] * 0.6)}mb" in conf.splitlines()
-    assert "user default off" in local.on(broker, "cat /etc/redis/users.acl").splitlines()
+    code = ["import os, redis", "r = redis.Redis.from_url(os.environ['HEADRACE_BROKER_URL'])"]
+    web = local.groups["web"][0]
+    python(local, web, *code, "r.pipeline(transaction=True).lpush('kept', 'one').lpush('kept', 'two').execute()")
+    local.on(broker, "systemctl restart redis-server")  # Type=notify: it answers from here on
+    kept = python(local, web, *code, "print('kept', r.llen('kept'), r.delete('kept'))")
+    assert kept.splitlines()[-1] == "kept 2 1", "Redis has read its append-only file back, transactions too"
 
 
 @pytest.mark.parametrize(
