@@ -64,9 +64,9 @@ class Drill:
     """A fault, made on purpose.
 
     `outage_s` lies between fault and heal. The recovery is counted from the fault, or from the heal if that is when the
-    thing returns (`returns`), and may take `limit_s`; no client may wait longer than `longest_s`. `failed`: how many requests clients may see fail; those were
-    retried or never promised. `check`: what else must hold; a complaint, or nothing. `prepare` and `clean` are done
-    without load, before and after.
+    thing returns (`returns`), and may take `limit_s`; no client may wait longer than `longest_s` for a job. `failed`:
+    how many requests clients may see fail; those were retried or never promised. `check`: what else must hold; a
+    complaint, or nothing. `prepare` and `clean` are done without load, before and after.
     """
 
     name: str
