@@ -5,6 +5,7 @@ from drills.drill import Drill
 from drills.faults import POSTGRESQL, REDIS, kill
 from drills.hosts import DrillError, Host
 from drills.scene import Json, Scene
+from kinds import wait
 from servers import wait_until
 
 WORKER = "headrace-worker@*"
@@ -131,12 +132,29 @@ def restart_broker(scene: Scene) -> None:
     broker(scene).sh(f"systemctl restart {REDIS}")
 
 
+BACKLOG = [{"kind": "wait", "params": {"lane": "quick", "ms": 500, "seed": seed}} for seed in range(40)]
+
+
+def queue_up(scene: Scene) -> None:
+    """More than the workers have fetched: what is in the queue when the broker loses it."""
+    jobs = scene.ask("POST", "/api/jobs/batch", {"jobs": BACKLOG})["jobs"]
+    scene.kept["backlog"] = scene.kept["ours"] = [job["id"] for job in jobs]
+
+
+def backlog_comes_back(scene: Scene) -> str:
+    ended = [scene.ended(job_id) for job_id in scene.kept["backlog"]]
+    bad = [job for job in ended if job["state"] != "succeeded" or not wait.verify(job["params"], job["result"])]
+    return f"of the backlog {len(bad)} did not come back right: {bad[:1]}" if bad else ""
+
+
 def flush_broker(scene: Scene) -> None:
+    queue_up(scene)
     scene.broker_says("FLUSHALL")
 
 
 def delete_broker(scene: Scene) -> None:
     """Its process and its disk are gone."""
+    queue_up(scene)
     broker(scene).sh(f"systemctl kill --signal=KILL {REDIS}; systemctl stop {REDIS}; rm -rf /var/lib/redis/broker/*")
 
 
@@ -335,16 +353,22 @@ DRILLS = [
     ),
     Drill("broker-restarted", "broker", "Redis is restarted.", restart_broker, returns=True, limit_s=15),
     Drill("broker-killed", "broker", "SIGKILL to Redis; systemd starts it again.", kill("broker", REDIS), limit_s=15),
-    Drill("broker-flushed", "broker", "FLUSHALL: every queue and binding is gone.", flush_broker, limit_s=30),
+    Drill(
+        "broker-flushed",
+        "broker",
+        "FLUSHALL, with a backlog: every queue and binding is gone.",
+        flush_broker,
+        check=backlog_comes_back,
+    ),
     Drill(
         "broker-wiped",
         "broker",
-        "Redis is killed, its data directory deleted; ten seconds later an empty one starts.",
+        "Redis is killed with a backlog, its data directory deleted; ten seconds later an empty one starts.",
         delete_broker,
         start_broker,
         outage_s=10,
         returns=True,
-        limit_s=30,
+        check=backlog_comes_back,
     ),
     Drill(
         "broker-paused",
