@@ -23,19 +23,8 @@ from drills.hosts import DrillError
 from drills.scene import Scene, enter
 from servers import ROOT
 
-COLUMNS = (
-    "drill",
-    "layer",
-    "jobs",
-    "lost",
-    "double",
-    "wrong",
-    "ran again",
-    "failed requests",
-    "recovery",
-    "limit",
-    "verdict",
-)
+COUNTS = ("jobs", "lost", "double", "wrong", "ran again", "failed requests")
+COLUMNS = ("drill", "layer", *COUNTS, "longest wait", "recovery", "limit", "verdict")
 FAILED, USAGE = 1, 2
 
 

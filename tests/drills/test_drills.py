@@ -9,6 +9,7 @@ import pytest
 
 from clusters import Cluster
 from drills import drill as drills
+from drills.__main__ import COLUMNS, cells
 from drills.catalogue import BY_NAME, DRILLS
 from drills.drill import Drill, Row, hold, judge, recovery
 from drills.scene import Scene, enter
@@ -96,6 +97,10 @@ def test_what_is_not_as_promised_is_a_complaint(jobs: list[Any], audit: dict[str
     judge(row, Drill("some", "worker", "", drills.nothing), Findings(jobs, **audit), NOW)
     assert [complaint in said for said in row.complaints] == [True], row
     assert not row.passed
+
+
+def test_a_row_has_a_cell_for_each_column() -> None:
+    assert len(cells(Row("some", "worker"))) == len(COLUMNS)
 
 
 def test_what_is_as_promised_passes() -> None:
