@@ -84,7 +84,9 @@ def room_after_a_failed_ack(make: Callable[[str], Any], broker: Redis) -> bool:
     with pytest.raises(redis.ConnectionError):
         message.ack()
     broker.start()
-    return bool(message.channel.qos.can_consume())
+    room = bool(message.channel.qos.can_consume())
+    message.channel.qos._delivered.clear()  # nothing to give back when Python exits
+    return room
 
 
 def test_ack_that_does_not_get_through_costs_no_place_in_the_window(broker: Redis) -> None:
