@@ -455,3 +455,19 @@ DRILLS = [
     Drill("overrun", "job", "A job over its lane's time limit.", overrun, check=overrun_ends_with_a_sentence),
 ]
 BY_NAME = {drill.name: drill for drill in DRILLS}
+
+EVERY_TIME = [
+    "pool-child-killed",
+    "worker-killed",
+    "worker-host-off",
+    "broker-killed",
+    "broker-wiped",
+    "connections-reset",
+    "worker-cut-from-broker",
+    "database-killed",
+    "web-host-off",
+    "push-killed",
+    "sweeper-killed",
+    "poison-job",
+]
+"""`make test` holds these: at least one of each layer."""

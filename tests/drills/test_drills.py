@@ -10,25 +10,10 @@ import pytest
 from clusters import Cluster
 from drills import drill as drills
 from drills.__main__ import COLUMNS, cells
-from drills.catalogue import BY_NAME, DRILLS
+from drills.catalogue import BY_NAME, DRILLS, EVERY_TIME
 from drills.drill import Drill, Row, hold, judge, recovery
 from drills.scene import Scene, enter
 from servers import ROOT
-
-EVERY_TIME = [
-    "pool-child-killed",
-    "worker-killed",
-    "worker-host-off",
-    "broker-killed",
-    "broker-wiped",
-    "connections-reset",
-    "worker-cut-from-broker",
-    "database-killed",
-    "web-host-off",
-    "push-killed",
-    "sweeper-killed",
-    "poison-job",
-]
 
 
 @pytest.fixture(scope="session")
