@@ -162,7 +162,7 @@ def test_the_example_uses_addresses_of_nobody() -> None:
 
 # docs/deploy.md
 
-PAGES = ["README.md", "docs/architecture.md", "docs/deploy.md", "docs/sizing.md"]
+PAGES = ["README.md", "docs/architecture.md", "docs/deploy.md", "docs/reliability.md", "docs/sizing.md"]
 CODE = [ROOT / "playbooks", ROOT / "deploy/apps", ROOT / "deploy/sizing.py"]
 BY_ANSIBLE = {"ansible_host", "ansible_user"}
 
