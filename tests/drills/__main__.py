@@ -122,7 +122,7 @@ def run(chosen: list[Drill], options: argparse.Namespace, console: Console) -> l
 
 def main() -> int:
     options = arguments()
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     if options.list:
         for drill in DRILLS:
             console.print(f"{drill.name:<26}{drill.layer:<10}{drill.what}", highlight=False)

@@ -420,7 +420,7 @@ DRILLS = [
         returns=True,
         limit_s=10,
     ),
-    Drill("web-host-off", "web", "A web host loses power.", power_off_web, power_on, failed=20, limit_s=30),
+    Drill("web-host-off", "web", "A web host loses power.", power_off_web, power_on, failed=3),
     Drill("push-killed", "web", "SIGKILL to every push process.", kill("web", "headrace-push"), limit_s=15),
     Drill(
         "sweeper-killed",
