@@ -463,7 +463,6 @@ EVERY_TIME = [
     "broker-killed",
     "broker-wiped",
     "connections-reset",
-    "worker-cut-from-broker",
     "database-killed",
     "web-host-off",
     "push-killed",
