@@ -21,7 +21,7 @@ load: .venv/.load  ## load a running Headrace and audit it (HEADRACE_TOKEN; ARGS
 	@.venv/bin/python -m loadtests $(ARGS)
 
 drills: .venv/.dev .venv/.deploy .venv/.load  ## break the local cluster on purpose, under load, and audit it (ARGS=--list, ARGS='worker-killed')
-	@PYTHONPATH=tests:app:. .venv/bin/python -m drills $(ARGS)
+	@.venv/bin/python -m drills $(ARGS)
 
 bench: .venv/.demo  ## side by side with the deployment most people copy: ratios (ARGS=--quick: a minute; ARGS=--full: all)
 	@.venv/bin/python -m benchmarks $(ARGS)
@@ -44,7 +44,7 @@ requirements:  ## compile requirements/*.in to *.txt, for every Python that we s
 	@cd requirements && for name in app demo dev deploy load; do UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links $(ARGS) $$name.in --output-file $$name.txt; done
 
-# A stamp says that the environment holds what a requirements file asks for. The checks come before pip, which would
+# A stamp says that the environment holds what a requirements file asks for, and this checkout, editable. The checks come before pip, which would
 # give a page instead of a sentence.
 .venv/.%: requirements/%.txt
 	@command -v $(PYTHON) > /dev/null || { echo 'Headrace needs Python 3.11 or newer, and there is no $(PYTHON): apt-get install python3 python3-venv.' >&2; exit 1; }
@@ -52,4 +52,5 @@ requirements:  ## compile requirements/*.in to *.txt, for every Python that we s
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { echo 'Headrace needs the venv module of $(PYTHON): apt-get install python3-venv.' >&2; exit 1; }
 	@test -x .venv/bin/pip || { echo 'Making .venv with what requirements/$*.txt asks for; it takes a minute, once.'; $(PYTHON) -m venv .venv; }
 	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
