@@ -6,17 +6,13 @@ commands, growth.py fills the ledger and probe.py times it, rounds.py takes turn
 seen, report.py prints them.
 """
 
-import sys
 from pathlib import Path
 
-from demo import ROOT  # puts app/ on the path: the work itself is the same on both sides
+from demo import ROOT
 
-TESTS = ROOT / "tests"
 VAR = ROOT / "var" / "bench"
 RESULT = ROOT / "var" / "bench.json"
 HERE = Path(__file__).resolve().parent
-
-sys.path.insert(0, str(TESTS))  # servers.py starts the throwaway Redis and PostgreSQL
 
 
 class BenchError(Exception):

@@ -7,8 +7,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from demo import DemoError
-from demo.stack import short
 from rich.console import Console
 
 from benchmarks import RESULT, VAR, BenchError
@@ -16,6 +14,8 @@ from benchmarks.cases import SIZES
 from benchmarks.report import show, write
 from benchmarks.rounds import Run
 from benchmarks.stacks import Bench, Variant
+from demo import DemoError
+from demo.stack import short
 
 FAILED, INTERRUPTED = 1, 130
 

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from deploy.sizing import measure
-
 from benchmarks.cases import BASELINE, CASES, HEADRACE, SIDES, Case, Size
 from benchmarks.drive import pace, saturate, verify
 from benchmarks.figures import Legs, case_figures, ratios, verdicts
 from benchmarks.growth import grow
 from benchmarks.stacks import Bench, Headrace
+from deploy.sizing import measure
 
 SHARE = 0.3  # of a side's own rate at saturation
 Say = Callable[[str], None]

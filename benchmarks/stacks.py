@@ -14,16 +14,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from demo import APP, ROOT
-from demo.stack import BIN, FOREIGN, Unit, answers, end, free_ports, wait_until, worker_command
-from deploy.sizing import measure, size_lanes
 
 from benchmarks import VAR, BenchError
 from benchmarks.cases import BASELINE, HEADRACE
 from benchmarks.clients import Client, Polling, Pushed
 from benchmarks.meters import Meters
 from config import lanes
-from servers import PostgreSQL, Redis
+from demo import APP
+from demo.stack import BIN, FOREIGN, Unit, answers, end, free_ports, wait_until, worker_command
+from deploy.sizing import measure, size_lanes
+from harness.servers import PostgreSQL, Redis
 
 USER, OTHER = "bench", "other"
 THREADS = 8  # of a web process, as deploy/apps/headrace.yml has it
@@ -82,7 +82,7 @@ class Side:
     def __init__(self, servers: Servers, logs: Path, environment: dict[str, str]) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         self.servers, self.logs = servers, logs
-        self.environment = inherited | {"PYTHONPATH": f"{APP}{os.pathsep}{ROOT}"} | environment
+        self.environment = inherited | environment
         self.units: list[Unit] = []
 
     def spawn(self, name: str, command: Sequence[str | Path], **environment: str) -> None:

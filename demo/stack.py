@@ -19,10 +19,10 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-from deploy.sizing import LanePlan, SizingError, measure, size_lanes
 
 from config import lanes
 from demo import APP, ROOT, DemoError
+from deploy.sizing import LanePlan, SizingError, measure, size_lanes
 
 VAR = ROOT / "var" / "demo"
 BIN = Path(sys.executable).parent
@@ -181,7 +181,6 @@ class Stack:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         return inherited | {
             "DJANGO_SETTINGS_MODULE": "config.settings",
-            "PYTHONPATH": f"{APP}{os.pathsep}{ROOT}",
             "HEADRACE_SECRET_KEY": self.secret_key,
             "HEADRACE_DATABASE_URL": f"sqlite://{self.state / 'db.sqlite3'}",
             "HEADRACE_BROKER_URL": f"redis://:{self.redis_password}@127.0.0.1:{self.redis_port}/0",

@@ -425,7 +425,6 @@ def _arguments() -> argparse.Namespace:
 
 
 def _load_lanes() -> Mapping[str, Any]:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
     from config.lanes import LaneTableError, load
 
     try:

@@ -5,8 +5,8 @@ from drills.drill import Drill
 from drills.faults import POSTGRESQL, REDIS, kill
 from drills.hosts import DrillError, Host
 from drills.scene import Json, Scene
+from harness.servers import wait_until
 from kinds import wait
-from servers import wait_until
 
 WORKER = "headrace-worker@*"
 BROKER_PORT, DATABASE_PORT = 6379, 5432

@@ -17,8 +17,8 @@ import yaml
 
 from drills.hosts import DrillError
 from drills.scene import Scene
+from harness.servers import ROOT, wait_until
 from loadtests import shapes
-from servers import ROOT, wait_until
 
 Json = dict[str, Any]
 RATES = {"cpu": 0.9, "io": 2.0, "quick": 2.0}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import BIN, ROOT, wait_until
+from harness.servers import BIN, ROOT, wait_until
 
 SOCKETS = ROOT / "var/drills/ssh"
 BOOT_S = 180
@@ -127,16 +127,8 @@ def read(inventory: str) -> dict[str, Host]:
         DrillError: Ansible cannot read it.
     """
     asked = ", ".join(f"'{name}': {value}" for name, value in FACTS.items())
-    command = [
-        BIN / "ansible",
-        "all",
-        "-i",
-        inventory,
-        "-m",
-        "ansible.builtin.debug",
-        "-a",
-        f"msg={{{{ {{{asked}}} }}}}",
-    ]
+    module = ("-m", "ansible.builtin.debug", "-a", f"msg={{{{ {{{asked}}} }}}}")
+    command = [str(BIN / "ansible"), "all", "-i", inventory, *module]
     env = os.environ | {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     try:

@@ -15,7 +15,7 @@ import httpx
 
 from drills import hosts
 from drills.hosts import DrillError, Host
-from servers import wait_until
+from harness.servers import wait_until
 
 Json = dict[str, Any]
 OPEN = ("queued", "running")

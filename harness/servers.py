@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        return int(sock.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], T], seconds: float = 30, why: str = "") -> T:
@@ -48,7 +48,7 @@ def answers(port: int) -> bool:
 class Process:
     """A child in its own process group, with its output in a file."""
 
-    def __init__(self, name: str, argv: list[str], log: Path, **popen: object) -> None:
+    def __init__(self, name: str, argv: list[str], log: Path, **popen: Any) -> None:
         self.name, self.log = name, log
         with log.open("ab") as out:
             self.child = subprocess.Popen(
@@ -86,7 +86,9 @@ class PostgreSQL:
     def __init__(self, directory: Path) -> None:
         self.directory, self.port = directory, free_port()
         self._password = secrets.token_hex(16)
-        self._as = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        self._as: dict[str, Any] = (
+            {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        )
         self._bin = self.find()
         self.url = f"postgresql://headrace:{self._password}@127.0.0.1:{self.port}/postgres"
 

@@ -6,17 +6,12 @@ promised, audit.py holds it against the server's. watch.py looks at lanes and pr
 of it into numbers, verdicts.py judges them, and report.py draws them.
 """
 
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "app"
 HERE = ROOT / "loadtests"
 VAR = ROOT / "var" / "load"
-
-for path in (str(ROOT), str(APP)):  # the kinds and the sizing policy live there, and neither is an installed package
-    if path not in sys.path:
-        sys.path.insert(0, path)
 
 
 class LoadError(Exception):

@@ -7,10 +7,7 @@ and --worker. Workers are told the options by their master; each needs HEADRACE_
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gevent
 from locust import LoadTestShape, User, events

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deploy.sizing import SizingError, measure, size_lanes
-
 from config import lanes
+from deploy.sizing import SizingError, measure, size_lanes
 from loadtests import LoadError
 from loadtests.context import Run
 from loadtests.watch import is_here

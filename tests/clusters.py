@@ -14,7 +14,7 @@ import pytest
 import testinfra
 import yaml
 
-from servers import APP, BIN, ROOT
+from harness.servers import APP, BIN, ROOT
 
 STATE = ROOT / "var/cluster"
 FRESH_S = 1500

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from servers import APP, BIN, ROOT, PostgreSQL, Process, Redis, wait_until
+from harness.servers import APP, BIN, PostgreSQL, Process, Redis, wait_until
 
-pytest_plugins = ["fleets"]
+pytest_plugins = ["tests.fleets"]
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
 QUICK = {"LEASE_S": "3", "RENEW_S": "1", "SWEEP_S": "0.2", "LOST_AFTER_S": "2", "RETRY_BASE_S": "0.1"}
 
@@ -124,7 +124,7 @@ def empty_broker(broker: Redis) -> Redis:
     import redis
 
     from config.celery import app
-    from jobs.broker import GATE, Gate
+    from jobs.backpressure import GATE, Gate
     from jobs.publish import bind_queues
 
     vars(GATE).update(vars(Gate()))  # nobody remembers what was seen of it
@@ -142,7 +142,7 @@ def database_url() -> str:
 @pytest.fixture(scope="session")
 def process_env() -> dict[str, str]:
     """The environment of Headrace's own processes in this test run."""
-    return {**os.environ, "PYTHONPATH": f"{APP}{os.pathsep}{ROOT}", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 Launch = Callable[..., Process]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from clusters import Cluster, Clusters, missing, sh
-from servers import BIN
+from harness.servers import BIN
+from tests.clusters import Cluster, Clusters, missing, sh
 
 HOSTS, DRILLS = Path(__file__).with_name("hosts"), Path(__file__).with_name("drills")
 SAID = "journalctl --no-pager -n 15 -o cat -u 'headrace-*' -u redis-server -u nginx"

@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from config import environment, lanes
-from servers import APP, BIN, ROOT
+from harness.servers import APP, BIN, ROOT
 
 PRODUCTION = {
     "HEADRACE_SECRET_KEY": secrets.token_hex(32),
@@ -40,7 +40,9 @@ def test_format_is_clean() -> None:
 
 
 def test_types_are_clean() -> None:
-    check("mypy", PYTHONPATH=str(APP))
+    check(
+        "mypy",
+    )
 
 
 def test_playbooks_are_clean() -> None:

@@ -11,7 +11,10 @@ django.setup()
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402  (Django's models need the line above)
 from django.urls import path, re_path  # noqa: E402
 
-from jobs import push  # noqa: E402
+from push import process, sockets, streams  # noqa: E402
+from push.answers import App  # noqa: E402
+from push.identity import signed_in  # noqa: E402
+from push.outages import database_may_be_away  # noqa: E402
 
 
 def at(route: str, app: Any) -> Any:
@@ -24,21 +27,21 @@ def elsewhere(app: Any) -> Any:
     return re_path("", app)
 
 
-def for_users(app: Any) -> push.App:
+def for_users(app: Any) -> App:
     """An application that knows who asks."""
-    return push.database_may_be_away(push.signed_in(app))
+    return database_may_be_away(signed_in(app))
 
 
 HTTP = [
-    at("api/jobs/<uuid:job_id>/events", for_users(push.events)),
-    at("healthz", push.healthz),
-    at("metrics", push.metrics),
-    elsewhere(push.not_here),
+    at("api/jobs/<uuid:job_id>/events", for_users(streams.events)),
+    at("healthz", process.healthz),
+    at("metrics", process.metrics),
+    elsewhere(process.not_here),
 ]
 WEBSOCKETS = [
-    at("ws/jobs/<uuid:job_id>", for_users(push.JobSocket.as_asgi())),
-    elsewhere(push.no_such_socket),
+    at("ws/jobs/<uuid:job_id>", for_users(sockets.JobSocket.as_asgi())),
+    elsewhere(sockets.no_such_socket),
 ]
 application = ProtocolTypeRouter(
-    {"http": URLRouter(HTTP), "websocket": URLRouter(WEBSOCKETS), "lifespan": push.lifespan}
+    {"http": URLRouter(HTTP), "websocket": URLRouter(WEBSOCKETS), "lifespan": process.lifespan}
 )

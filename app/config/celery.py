@@ -84,8 +84,8 @@ def lane_limits(lane: Lane) -> dict[str, Any]:
 
 LANE = settings.LANES.lanes[settings.ENV.lane] if settings.ENV.lane else None
 
-ALIASES["threads"] = "config.threads:TaskPool"
-app = Celery("headrace", amqp="config.broker:AMQP")
+ALIASES["threads"] = "worker.threads:TaskPool"
+app = Celery("headrace", amqp="worker.transport:AMQP")
 app.conf.update(
     broker_url=settings.ENV.broker_url,
     broker_transport_options=transport_options(settings.ENV.lane, LANE),
@@ -113,8 +113,8 @@ app.conf.update(
     **(lane_limits(LANE) if LANE else {}),
 )
 app.conf.CELERY_DB_REUSE_MAX = sys.maxsize  # else Celery connects to the database anew for each task
-app.conf.include = ["jobs.tasks"]
-app.steps["worker"] |= {"jobs.lease:LeaseKeeper", "config.watchdog:Watchdog"}
+app.conf.include = ["worker.tasks"]
+app.steps["worker"] |= {"worker.lease:LeaseKeeper", "worker.watchdog:Watchdog"}
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

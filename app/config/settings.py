@@ -179,7 +179,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": ENV.log_level},
     "loggers": {
         "django.server": {"handlers": ["stderr"], "propagate": False},
-        # Celery says "received" and "succeeded" of each task; jobs.work says "started" and "ended", and knows the job
+        # Celery logs "received" and "succeeded" of each task; worker/attempt.py logs "started" and "ended" with the job
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
     },

@@ -17,8 +17,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fleet.services import LaneStatus, Sweeping, lanes, sweeping
-from jobs import broker
+from fleet.status import LaneStatus, Sweeping, lanes, sweeping
+from jobs import backpressure
 from jobs.models import Leader
 
 
@@ -54,10 +54,10 @@ def _database() -> bool:
 def _broker() -> tuple[str, float]:
     """In a word, and the share of its memory that it uses."""
     try:
-        share = broker.memory()
+        share = backpressure.memory()
     except redis.RedisError:
         return "down", 0
-    return "full" if share > broker.FULL else "ok", share
+    return "full" if share > backpressure.FULL else "ok", share
 
 
 GAUGES: dict[str, tuple[str, Callable[[LaneStatus], float]]] = {

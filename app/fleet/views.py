@@ -1,4 +1,4 @@
-"""The fleet page: what fleet.services knows of the lanes, drawn."""
+"""The fleet page: what fleet/status.py knows of the lanes, drawn."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,9 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from fleet import history, services
+from fleet import history, status
 from fleet.history import Minute
-from fleet.services import LaneStatus
+from fleet.status import LaneStatus
 
 CHART_HEIGHT = 28
 COLUMN = 8
@@ -90,7 +90,7 @@ def slots(lane: LaneStatus) -> list[dict[str, Any]]:
 
 
 def _drawn() -> dict[str, Any]:
-    lanes, minutes = services.lanes(), history.per_minute()
+    lanes, minutes = status.lanes(), history.per_minute()
     totals = {
         "queued": sum(lane.queued for lane in lanes),
         "running": sum(lane.running for lane in lanes),
@@ -101,8 +101,8 @@ def _drawn() -> dict[str, Any]:
     }
     return {
         "totals": totals,
-        "sweeping": services.sweeping(),
-        "minutes": services.THROUGHPUT_MINUTES,
+        "sweeping": status.sweeping(),
+        "minutes": status.THROUGHPUT_MINUTES,
         "chart": {"width": history.MINUTES * (COLUMN + GAP) - GAP, "height": CHART_HEIGHT, "column": COLUMN},
         "lanes": [
             {

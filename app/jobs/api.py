@@ -21,7 +21,7 @@ from ninja.parser import Parser
 from ninja.security import APIKeyCookie, HttpBearer
 from ninja.utils import check_csrf
 
-from fleet import services as fleet
+from fleet import status as fleet
 from jobs import schemas, services, submit, tokens
 from jobs.models import Job, JobArtifact, State
 from jobs.problems import MEDIA_TYPE, Problem, body_of

@@ -13,7 +13,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from config.celery import app, bound_to, queues_of
-from jobs.broker import GATE
+from jobs.backpressure import GATE
 from jobs.models import Job, State
 
 log = structlog.get_logger(__name__)

@@ -24,11 +24,11 @@ from django.db.models.sql import UpdateQuery
 
 import kinds
 from config.celery import app
-from fleet.services import tally
+from fleet.records import tally
 from jobs import hints
 from jobs.models import FINISHED, OPEN, Job, JobArtifact, State
-from jobs.once import Statement, write
 from jobs.publish import publish
+from jobs.statements import Statement, write
 from kinds.base import Artifact, Part
 
 log = structlog.get_logger(__name__)

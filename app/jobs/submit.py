@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 import kinds
 from jobs.models import OPEN, Job, State
-from jobs.once import Statement, write
 from jobs.outages import new_id, runs_again
 from jobs.publish import publish
+from jobs.statements import Statement, write
 from kinds.base import Kind, Params
 
 RETRY_AFTER_S = 5

@@ -16,9 +16,9 @@ from redis.exceptions import RedisError
 
 import kinds
 from config.celery import app, bound_to
-from fleet.services import swept
+from fleet.records import swept
 from jobs import services
-from jobs.broker import GATE
+from jobs.backpressure import GATE
 from jobs.publish import bind_queues
 
 log = structlog.get_logger(__name__)

@@ -25,7 +25,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connections
 
-from fleet.services import heartbeat, leave
+from fleet.records import heartbeat, leave
 from jobs import services
 
 log = structlog.get_logger(__name__)

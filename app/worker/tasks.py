@@ -9,10 +9,10 @@ from django.conf import settings
 from config.celery import app
 from jobs import services
 from jobs.publish import TASK, route
-from jobs.work import execute
+from worker.attempt import execute
 
 
-@app.task(name=TASK, bind=True, ignore_result=True, Request="jobs.lease:LedgerRequest")  # type: ignore[untyped-decorator]
+@app.task(name=TASK, bind=True, ignore_result=True, Request="worker.lease:LedgerRequest")  # type: ignore[untyped-decorator]
 def run(self: Any, job_id: str) -> None:
     """Run one attempt of a job, if it is still to be run."""
     execute(uuid.UUID(job_id), worker=self.request.hostname)

@@ -1,6 +1,6 @@
 """How we hold on to Redis: Celery's AMQP and Kombu's Redis transport, with four small changes.
 
-Three work around Kombu 5.7.0, and tests/app/test_broker.py tells when they can go:
+Three work around Kombu 5.7.0, and tests/app/worker/test_transport.py tells when they can go:
 
 - A channel that acknowledges or closes after its connection was lost asks that connection for the server's address, but
   the connection has let go of it: `'NoneType' object has no attribute 'hostname'`, and the worker exits (a regression:

@@ -16,6 +16,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from ansible.errors import AnsibleFilterError
+
 from deploy.sizing import LanePlan, SizingError, size_lanes
 
 HEAVY = {"db": 4, "broker": 2, "web": 2, "workers": 6}

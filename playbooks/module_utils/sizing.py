@@ -1,1 +1,495 @@
-../../deploy/sizing.py
+"""The sizing policy: how many workers of which width a host gets, from its cores, its memory and the lane table.
+
+A pure function (`size_lanes`), and a command that prints the plan:
+
+    .venv/bin/python deploy/sizing.py --cores 8 --memory-mb 16384 --lanes cpu,io [--json]
+
+**Cores** go to the lanes by weight, one at a time: each lane has one, and the next goes to the lane with the largest
+weight / (2 x cores it has + 1) (Sainte-Lague; Balinski and Young, *Fair Representation*, 1982). No core would serve
+another lane better, weight for weight, and no lane ever loses a core because the host gained one (with largest
+remainders that happens: the Alabama paradox). The cores given out exceed the host's only if it has fewer cores than
+lanes.
+
+**Slots** of a lane with c cores:
+
+- prefork: one unit of c processes. More processes than cores gain nothing on CPU work (measured: at 16x they halve it).
+- threads: c units, because one Python process computes on one core at a time (the GIL), each with
+  1 core x utilisation x (1 + wait/compute) threads (Goetz et al., *Java Concurrency in Practice*, 8.2).
+- solo: c units of one slot. For short jobs several of them beat one prefork of the same width (measured: 1.25 to 2.2x).
+
+`max_slots` caps what one unit gets.
+
+**Memory** of a unit is memory_base_mb + slots x memory_per_slot_mb; that is its MemoryMax, and the sum over all units
+stays within the host's memory less a reserve for the system (a tenth, at least 256 MB: a bare Debian with sshd,
+journald and some page cache). The plan grows in a fixed order, and stops before the first step that does not fit:
+
+1. every lane has one unit with one slot;
+2. the first unit of each threads lane gets its threads, one at a time;
+3. the cores beyond the first are given out, in the order above.
+
+So memory cuts in the reverse of it, the core given last first, and `why` says so. As the order does not depend on the
+host, a larger host is always further along it: no lane ever shrinks when cores or memory grow.
+
+**Limits**: the stop timeout is the lane's hard limit + 30 s, so that systemd never kills a job that Celery would have
+let finish. A prefork child that outgrew its slot (max_memory_per_child) is replaced after its job. The lane's weight is
+split over its units as systemd's CPUWeight (100 is the system's default).
+
+An **override** (host by host, lane by lane) replaces a value of the plan. The budget counts it, `why` repeats it, and
+the share that the other lanes have of the cores stays as it is.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+OVERRIDABLE = {
+    "instances",
+    "concurrency",
+    "prefetch_multiplier",
+    "max_tasks_per_child",
+    "max_memory_per_child_kb",
+    "memory_max_mb",
+    "cpu_weight",
+    "stop_timeout_s",
+}
+MOST_CORES = 8192  # what Linux can be built for
+POOLS = {"prefork", "threads", "solo"}
+
+Overrides = Mapping[str, Mapping[str, int]]
+
+
+class SizingError(ValueError):
+    """No plan is possible; the message names the host, the value and the mend."""
+
+
+@dataclass(frozen=True)
+class LanePlan:
+    """What one host runs for one lane. `concurrency` and the memory are per instance."""
+
+    lane: str
+    pool: str
+    instances: int
+    concurrency: int
+    prefetch_multiplier: int
+    max_tasks_per_child: int | None
+    max_memory_per_child_kb: int | None
+    memory_max_mb: int
+    cpu_weight: int
+    soft_time_limit: int
+    time_limit: int
+    stop_timeout_s: int
+    why: str
+
+    @property
+    def slots(self) -> int:
+        """Jobs of this lane that run side by side on the host."""
+        return self.instances * self.concurrency
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What sizing reads of a lane; lanes.yml explains each field."""
+
+    name: str
+    pool: str
+    weight: int
+    wait_ratio: float
+    memory_base_mb: int
+    memory_per_slot_mb: int
+    prefetch_multiplier: int
+    soft_time_limit: int
+    time_limit: int
+    max_tasks_per_child: int | None
+    max_slots: int
+    utilisation: float
+    fixed: Mapping[str, int]
+
+    @property
+    def goetz_threads(self) -> int:
+        """Threads that keep one core busy, before any cap. Rounded up: a thread too many only waits."""
+        return math.ceil(round(1 * self.utilisation * (1 + self.wait_ratio), 6))
+
+    @property
+    def full_threads(self) -> int:
+        """Threads of one unit of a threads lane."""
+        return self.fixed.get("concurrency", max(1, min(self.goetz_threads, self.max_slots)))
+
+    @property
+    def most_cores(self) -> float:
+        """Cores beyond which this lane has no use for more."""
+        return self.max_slots * self.fixed.get("instances", 1) if self.pool == "prefork" else math.inf
+
+    def shape(self, grant: "Grant") -> "Shape":
+        """Units, and slots in each."""
+        if self.pool == "prefork":
+            instances = self.fixed.get("instances", 1)
+            return Shape(instances, self.fixed.get("concurrency", max(1, grant.cores // instances)))
+        return Shape(self.fixed.get("instances", grant.cores), grant.threads if self.pool == "threads" else 1)
+
+    def unit_memory_mb(self, shape: "Shape") -> int:
+        return self.fixed.get("memory_max_mb", self.memory_base_mb + shape.concurrency * self.memory_per_slot_mb)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a lane has been given: cores, and (threads lanes only) threads in each of its units."""
+
+    cores: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    instances: int
+    concurrency: int
+
+    @property
+    def slots(self) -> int:
+        return self.instances * self.concurrency
+
+
+Grants = dict[str, Grant]
+
+
+def size_lanes(  # noqa: PLR0913 - the five facts of a host that may differ, by name
+    lanes: Mapping[str, Any],
+    cores: int,
+    memory_mb: int,
+    *,
+    overrides: Overrides | None = None,
+    reserve_mb: int | None = None,
+    utilisation: float = 1.0,
+    host: str = "this host",
+) -> list[LanePlan]:
+    """Plan the workers of one host; the result is sorted by lane.
+
+    Args:
+        lanes: the lanes this host serves, by name: objects or plain mappings with the fields of lanes.yml.
+        cores: cores the workers may use.
+        memory_mb: memory of the host, in MiB.
+        overrides: lane -> field of the plan -> value that replaces the computed one.
+        reserve_mb: memory kept for the system; None: a tenth of the host's, at least 256 MB.
+        utilisation: how busy a threads lane may keep its cores, up to 1.
+        host: its name, for messages.
+
+    Raises:
+        SizingError: an input makes no sense, or the host is too small for its lanes.
+    """
+    _check_host(host, cores, memory_mb, reserve_mb, utilisation)
+    specs = _specs(lanes, overrides or {}, utilisation, host)
+    budget = memory_mb - (_default_reserve(memory_mb) if reserve_mb is None else reserve_mb)
+    chosen: Grants | None = None
+    wanted: Grants = {}
+    for wanted in _growth(specs, cores):
+        if _memory_mb(specs, wanted) <= budget:  # never falls along the path: the last that fits is the longest prefix
+            chosen = wanted
+    if chosen is None:
+        raise SizingError(_too_small(specs, host, memory_mb, budget, reserve_mb))
+    host_facts = _Host(cores, budget, sum(spec.weight for spec in specs), len(specs))
+    return [_plan(spec, chosen[spec.name], wanted[spec.name], host_facts) for spec in specs]
+
+
+def _growth(specs: list[Lane], cores: int) -> Iterator[Grants]:
+    """Every plan from the smallest to what the cores allow, each one step larger than the one before."""
+    grants = {spec.name: Grant(1, 1 if "concurrency" not in spec.fixed else spec.full_threads) for spec in specs}
+    yield grants
+    threaded = [spec for spec in specs if spec.pool == "threads"]
+    for threads in range(2, max((spec.full_threads for spec in threaded), default=1) + 1):
+        for spec in threaded:
+            if grants[spec.name].threads < threads <= spec.full_threads:
+                grants = {**grants, spec.name: Grant(1, threads)}
+                yield grants
+    for _ in range(cores - len(specs)):
+        hungry = [spec for spec in specs if grants[spec.name].cores < spec.most_cores]
+        if not hungry:
+            return
+        spec = max(hungry, key=lambda s: (s.weight / (2 * grants[s.name].cores + 1), s.weight))
+        grants = {**grants, spec.name: replace(grants[spec.name], cores=grants[spec.name].cores + 1)}
+        yield grants
+
+
+def _memory_mb(specs: list[Lane], grants: Grants) -> int:
+    shapes = ((spec, spec.shape(grants[spec.name])) for spec in specs)
+    return sum(shape.instances * spec.unit_memory_mb(shape) for spec, shape in shapes)
+
+
+@dataclass(frozen=True)
+class _Host:
+    cores: int
+    budget_mb: int
+    total_weight: int
+    lanes: int
+
+
+def _plan(spec: Lane, grant: Grant, wanted: Grant, host: _Host) -> LanePlan:
+    shape = spec.shape(grant)
+    prefork = spec.pool == "prefork"
+    plan = LanePlan(
+        lane=spec.name,
+        pool=spec.pool,
+        instances=shape.instances,
+        concurrency=shape.concurrency,
+        prefetch_multiplier=spec.prefetch_multiplier,
+        max_tasks_per_child=spec.max_tasks_per_child if prefork else None,
+        max_memory_per_child_kb=spec.memory_per_slot_mb * 1024 if prefork else None,
+        memory_max_mb=spec.unit_memory_mb(shape),
+        cpu_weight=min(10_000, max(1, round(100 * spec.weight / shape.instances))),
+        soft_time_limit=spec.soft_time_limit,
+        time_limit=spec.time_limit,
+        stop_timeout_s=spec.time_limit + 30,
+        why="; ".join(_reasons(spec, grant, wanted, host)) + ".",
+    )
+    overridden: dict[str, Any] = {**spec.fixed}
+    return replace(plan, **overridden)
+
+
+def _reasons(spec: Lane, grant: Grant, wanted: Grant, host: _Host) -> Iterator[str]:
+    yield _share(spec, grant, host)
+    if spec.pool == "prefork":
+        yield "one process for each"
+    elif spec.pool == "solo":
+        yield "one unit of one slot for each"
+    elif "concurrency" not in spec.fixed:
+        formula = f"1 core x {spec.utilisation:g} x (1 + {spec.wait_ratio:g})"
+        yield f"one unit for each, with {formula} = {spec.goetz_threads} threads"
+        if spec.goetz_threads > spec.max_slots:
+            yield f"max_slots caps that at {spec.max_slots}"
+    if grant.cores >= spec.most_cores:
+        yield f"max_slots caps it at {spec.max_slots} processes, whatever the cores"
+    now, full = spec.shape(grant).slots, spec.shape(wanted).slots
+    if now < full:
+        yield f"memory cuts it from {full} to {now} slots (budget {host.budget_mb} MB; the core given last goes first)"
+    if spec.fixed:
+        yield "set by hand: " + ", ".join(f"{key}={value}" for key, value in sorted(spec.fixed.items()))
+
+
+def _share(spec: Lane, grant: Grant, host: _Host) -> str:
+    if host.cores < host.lanes:
+        return f"{host.lanes} lanes take turns on {_count(host.cores, 'core')}, so the least: 1"
+    return f"{grant.cores} of {_count(host.cores, 'core')} (weight {spec.weight} of {host.total_weight})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _default_reserve(memory_mb: int) -> int:
+    return max(256, memory_mb // 10)
+
+
+def _too_small(specs: list[Lane], host: str, memory_mb: int, budget: int, reserve_mb: int | None) -> str:
+    need = _memory_mb(specs, next(_growth(specs, 1)))
+    enough = max(need + 256, (need - 1) * 10 // 9 + 1) if reserve_mb is None else need + reserve_mb
+    names = ", ".join(spec.name for spec in specs)
+    return (
+        f"{host} has {memory_mb} MB, of which {memory_mb - budget} MB are kept for the system, but the smallest plan "
+        f"for its lanes ({names}) takes {need} MB: give it {enough} MB, or move a lane to another host."
+    )
+
+
+def _check_host(host: str, cores: int, memory_mb: int, reserve_mb: int | None, utilisation: float) -> None:
+    if not _whole(cores, least=1) or cores > MOST_CORES:
+        raise SizingError(f"{host} has cores={cores!r}, which must be a whole number from 1 to {MOST_CORES}.")
+    if not _whole(memory_mb, least=1):
+        raise SizingError(f"{host} has memory_mb={memory_mb!r}, which must be a whole number of at least 1.")
+    if reserve_mb is not None and not _whole(reserve_mb, least=0):
+        raise SizingError(f"{host} has reserve_mb={reserve_mb!r}, which must be a whole number of at least 0.")
+    if not 0 < utilisation <= 1:
+        raise SizingError(f"{host} has utilisation={utilisation!r}, which must be above 0 and at most 1.")
+
+
+def _whole(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _specs(lanes: Mapping[str, Any], overrides: Overrides, utilisation: float, host: str) -> list[Lane]:
+    if not lanes:
+        raise SizingError(f"{host} serves no lane: name at least one.")
+    if unknown := sorted(set(overrides) - set(lanes)):
+        raise SizingError(f"{host} overrides the lane {unknown[0]}, which it does not serve (it has {_names(lanes)}).")
+    return [_spec(name, lanes[name], overrides.get(name, {}), utilisation, host) for name in sorted(lanes)]
+
+
+def _names(lanes: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(lanes))
+
+
+def _spec(name: str, lane: Any, fixed: Mapping[str, int], utilisation: float, host: str) -> Lane:
+    wanted = [field.name for field in fields(Lane) if field.name not in {"name", "utilisation", "fixed"}]
+    values: dict[str, Any] = {
+        key: lane.get(key) if isinstance(lane, Mapping) else getattr(lane, key, None) for key in wanted
+    }
+    if values["pool"] not in POOLS:
+        raise SizingError(f"{host}: lane {name} has pool={values['pool']!r}, which must be prefork, threads or solo.")
+    for key, value in values.items():
+        least = 0 if key == "wait_ratio" else 1
+        optional = key == "max_tasks_per_child" and value is None
+        if key != "pool" and not optional and not _number(value, key, least):
+            raise SizingError(f"{host}: lane {name} has {key}={value!r}, which must be a number of at least {least}.")
+    _check_fixed(name, values["pool"], fixed, host)
+    return Lane(name=name, utilisation=utilisation, fixed=dict(fixed), **values)
+
+
+def _number(value: object, key: str, least: int) -> bool:
+    if key == "wait_ratio" and isinstance(value, float):
+        return math.isfinite(value) and value >= least
+    return _whole(value, least=least)
+
+
+def _check_fixed(name: str, pool: str, fixed: Mapping[str, int], host: str) -> None:
+    for key, value in fixed.items():
+        if key not in OVERRIDABLE:
+            can = ", ".join(sorted(OVERRIDABLE))
+            raise SizingError(f"{host}: lane {name} overrides {key}, which the plan does not let go (it has {can}).")
+        if not _whole(value, least=1):
+            raise SizingError(f"{host}: lane {name} overrides {key}={value!r}, which must be a whole number from 1 up.")
+    if pool == "solo" and fixed.get("concurrency", 1) != 1:
+        raise SizingError(f"{host}: lane {name} is solo, one job at a time: override its instances, not concurrency.")
+
+
+def measure(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """The cores and MiB of memory that this process may use: what the machine has, or its cgroup's limit if less."""
+    cores, memory = len(os.sched_getaffinity(0)), _mem_total(proc)
+    for folder in _cgroup_folders(proc, cgroup):
+        cores = min(cores, _quota_cores(folder) or cores)
+        memory = min(memory, _memory_limit(folder) or memory)
+    return cores, memory // 2**20
+
+
+def _mem_total(proc: Path) -> int:
+    lines = (proc / "meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
+
+
+def _cgroup_folders(proc: Path, cgroup: Path) -> Iterator[Path]:
+    """This process's folder in each hierarchy, and the folders above it, whose limits hold as well.
+
+    In a container the path may be one of the host's that cannot be seen; then only the folders that exist count.
+    """
+    for line in (proc / "self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for root in (cgroup / name for name in {controllers, *controllers.split(",")}):
+            inside = root / path.lstrip("/")
+            yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(root))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _quota_cores(folder: Path) -> int | None:
+    """Whole cores of the CPU quota (cgroup v2, then v1), at least one; None: no quota."""
+    quota = _read(folder / "cpu.max") or f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+    match quota.split():
+        case [limit, period] if limit.isdigit() and period.isdigit():  # neither "max" nor "-1"
+            return max(1, int(limit) // int(period))
+    return None
+
+
+def _memory_limit(folder: Path) -> int | None:
+    limit = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
+    return int(limit) if limit.isdigit() else None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _refuse(f"{message[0].upper()}{message[1:]}.")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(sentence, file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = _Parser(prog="sizing.py", description="Print the workers that a host gets, and why.")
+    parser.add_argument(
+        "--cores", type=int, help="cores of the host (default: of this machine, as far as we may use it)"
+    )
+    parser.add_argument("--memory-mb", type=int, help="memory of the host in MiB (default: likewise)")
+    parser.add_argument("--lanes", help="the lanes it serves, with commas between (default: all)")
+    parser.add_argument("--reserve-mb", type=int, help="memory kept for the system (default: a tenth, at least 256)")
+    parser.add_argument("--override", action="append", default=[], metavar="LANE.FIELD=N", help="replace a value")
+    parser.add_argument("--host", default="this host", help="its name, for messages")
+    parser.add_argument("--json", action="store_true", help="a list of objects instead of a table")
+    return parser.parse_args()
+
+
+def _load_lanes() -> Mapping[str, Any]:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
+    from config.lanes import LaneTableError, load
+
+    try:
+        return load().lanes
+    except LaneTableError as error:
+        raise SizingError(str(error)) from error
+
+
+def _pick(table: Mapping[str, Any], names: str | None) -> dict[str, Any]:
+    wanted = list(table) if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in table]:
+        raise SizingError(f"There is no lane {unknown[0]}: the lane table has {_names(table)}.")
+    return {name: table[name] for name in wanted}
+
+
+def _parse_overrides(words: list[str]) -> dict[str, dict[str, int]]:
+    overrides: dict[str, dict[str, int]] = {}
+    for word in words:
+        target, _, value = word.partition("=")
+        lane, _, field = target.partition(".")
+        if not (lane and field and value.isdecimal()):
+            raise SizingError(f"The override {word} cannot be read: write it like cpu.concurrency=3.")
+        overrides.setdefault(lane, {})[field] = int(value)
+    return overrides
+
+
+def _table(plans: list[LanePlan]) -> str:
+    head = ("lane", "pool", "instances", "concurrency", "prefetch", "MB each", "CPU weight", "stop s")
+    rows = [
+        (
+            p.lane,
+            p.pool,
+            p.instances,
+            p.concurrency,
+            p.prefetch_multiplier,
+            p.memory_max_mb,
+            p.cpu_weight,
+            p.stop_timeout_s,
+        )
+        for p in plans
+    ]
+    text = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*text, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in text]
+    return "\n".join([*lines, "", *(f"{plan.lane}: {plan.why}" for plan in plans)])
+
+
+def main() -> None:
+    """The command line; see the top of this file."""
+    options = _arguments()
+    try:
+        here = measure() if None in (options.cores, options.memory_mb) else (0, 0)
+        plans = size_lanes(
+            _pick(_load_lanes(), options.lanes),
+            here[0] if options.cores is None else options.cores,
+            here[1] if options.memory_mb is None else options.memory_mb,
+            overrides=_parse_overrides(options.override),
+            reserve_mb=options.reserve_mb,
+            host=options.host,
+        )
+    except SizingError as error:
+        _refuse(str(error))
+    print(json.dumps([asdict(plan) for plan in plans], indent=2) if options.json else _table(plans))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from kombu import disable_insecure_serializers
 from kombu.serialization import enable_insecure_serializers
 
 from config.celery import app
+from harness.servers import APP, Process, Redis, free_port, wait_until
 from jobs import services
 from jobs.leader import lead, resign
 from jobs.models import Job, State
@@ -28,7 +29,6 @@ from jobs.publish import publish
 from jobs.submit import Submission, submit
 from jobs.sweeper import sweep
 from kinds.base import Part
-from servers import APP, Process, Redis, free_port, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LANES = ["cpu", "io", "quick"]

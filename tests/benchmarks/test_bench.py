@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.cases import AIMS, BASELINE, CASES, HEADRACE, SIDES, Aim
 from benchmarks.figures import KINDS, STAGES, percentile, ratios
 from benchmarks.report import GROWTH, ROWS, number
-
-from servers import ROOT, PostgreSQL
+from harness.servers import ROOT, PostgreSQL
 
 LIMIT_S = 300
 

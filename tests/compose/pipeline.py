@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from deploy.images.app import worker
 
 from config import lanes
-from servers import ROOT, free_port
+from deploy.images.app import worker
+from harness.servers import ROOT, free_port
 
 PROJECT = "headrace-compose-test"
 SECRETS = ROOT / "var" / PROJECT  # below the checkout: Docker on a Mac shares no other folders

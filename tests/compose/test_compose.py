@@ -12,9 +12,6 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from demo.client import Client
-from rich.console import Console
-
 from compose.pipeline import (
     ALWAYS,
     PROJECT,
@@ -27,7 +24,10 @@ from compose.pipeline import (
     missing,
     planned,
 )
-from servers import wait_until
+from rich.console import Console
+
+from demo.client import Client
+from harness.servers import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo.stack import VAR, redis_binary
 
-from servers import ROOT, free_port, wait_until
+from demo.stack import VAR, redis_binary
+from harness.servers import ROOT, free_port, wait_until
 
 PATIENCE_S = 240
 UP = "processes are up"

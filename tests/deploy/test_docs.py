@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from servers import BIN, ROOT
+from harness.servers import BIN, ROOT
 
 INVENTORIES = ROOT / "deploy/inventories"
 LIMITS = {"database": 200, "broker": 4000, "reserve": 15}

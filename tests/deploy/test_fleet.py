@@ -14,8 +14,8 @@ from ansible.errors import AnsibleFilterError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rehearsal import FACTS, SECRETS, inventory, rehearse
-from servers import APP, ROOT
+from harness.servers import APP, ROOT
+from tests.deploy.rehearsal import FACTS, SECRETS, inventory, rehearse
 
 
 def load_filters() -> ModuleType:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from servers import BIN, ROOT
+from harness.servers import BIN, ROOT
 
 COMMAND = [str(BIN / "ansible-inventory"), "-i", "deploy/inventories/local", "--list"]
 

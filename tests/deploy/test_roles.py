@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rehearsal import inventory, rehearse
-from servers import ROOT
+from harness.servers import ROOT
+from tests.deploy.rehearsal import inventory, rehearse
 
 PLAYBOOKS = ROOT / "playbooks"
 ROLES = sorted(path for path in (PLAYBOOKS / "roles").iterdir() if path.is_dir())

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from clusters import Cluster
 from drills import drill as drills
 from drills.__main__ import COLUMNS, cells
 from drills.catalogue import BY_NAME, DRILLS, EVERY_TIME
 from drills.drill import Drill, Row, hold, judge, recovery
 from drills.scene import Scene, enter
-from servers import ROOT
+from harness.servers import ROOT
+from tests.clusters import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import pytest
 from django.contrib.auth import get_user_model
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect, sync_playwright
 
+from harness.servers import APP, BIN, ROOT, Process, free_port, wait_until
 from jobs.models import Job, State
 from jobs.submit import Submission, submit
 from jobs.templatetags.headrace import duration
-from servers import APP, BIN, ROOT, Process, free_port, wait_until
 
 PASSWORD = uuid.uuid4().hex
 SCREENSHOTS = ROOT / "var" / "screenshots"

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from clusters import Cluster, sh
-from servers import BIN, ROOT, wait_until
+from harness.servers import BIN, ROOT, wait_until
+from tests.clusters import Cluster, sh
 
 RECAP = re.compile(r"^(\w+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.M)
 

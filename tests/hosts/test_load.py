@@ -5,8 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from clusters import Cluster
-from servers import BIN, ROOT
+from harness.servers import BIN, ROOT
+from tests.clusters import Cluster
 
 PASS = re.compile(r"load: (\d+) submitted, \1 verified, 0 lost, 0 double, 0 wrong: PASS")
 

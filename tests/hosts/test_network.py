@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from clusters import Cluster
+from tests.clusters import Cluster
 
 PORTS = (22, 80, 443, 5432, 6379, 8000, 8001)
 Pair = tuple[str, int]

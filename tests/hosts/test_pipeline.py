@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from demo.client import Client, Ended
 from rich.console import Console
 
-from clusters import Cluster
-from servers import APP, ROOT, answers_at, wait_until
+from demo.client import Client, Ended
+from harness.servers import ROOT, answers_at, wait_until
+from tests.clusters import Cluster
 
 SITE_ADDRESS, SITE_PORT = "172.30.56.1", 8099  # this machine, in the cluster's network; the inventory allows it
 
@@ -21,7 +21,7 @@ SITE_ADDRESS, SITE_PORT = "172.30.56.1", 8099  # this machine, in the cluster's 
 def site() -> Iterator[str]:
     """Pages for fetch and linkcheck, served by this machine."""
     command = [sys.executable, "-m", "demo.serve_site", str(SITE_PORT), SITE_ADDRESS]
-    with subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": f"{APP}:{ROOT}"}) as server:
+    with subprocess.Popen(command, cwd=ROOT, env={}) as server:
         wait_until(lambda: answers_at(SITE_ADDRESS, SITE_PORT), why="the site answers")
         yield f"http://{SITE_ADDRESS}:{SITE_PORT}"
         server.terminate()
@@ -45,7 +45,7 @@ def test_every_kind_of_job_comes_back_verified(local: Cluster, site: str) -> Non
 
 
 def test_smoke_task_comes_back_through_the_result_backend(local: Cluster) -> None:
-    code = "import django; django.setup(); import jobs.tasks; print(jobs.tasks.ping.delay().get(timeout=30))"
+    code = "import django; django.setup(); import worker.tasks; print(worker.tasks.ping.delay().get(timeout=30))"
     said = local.on(local.groups["web"][0], f"headrace-run python -c '{code}'")
     assert said.strip().startswith("quick-1@")
 

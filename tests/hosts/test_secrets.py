@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from clusters import STATE, Cluster
+from tests.clusters import STATE, Cluster
 
 MODES = {
     "web": {"/etc/headrace": "750 root headrace", "/etc/headrace/web.env": "640 root headrace"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clusters import Cluster
+from tests.clusters import Cluster
 
 SERVERS = {"edge": ["nginx"], "db": ["postgresql@17-main"], "broker": ["redis-server"]}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from loading import LIMITS, WORK, Demo, Load
+
+from tests.loadtests.loading import LIMITS, WORK, Demo, Load
 
 LENIENT = {"cpu": 10.0, "delay_p99_s": 60.0}  # a noisy machine is no failure here
 Against = Callable[..., Load]

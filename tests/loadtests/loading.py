@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import ROOT, free_port, wait_until
+from harness.servers import ROOT, free_port, wait_until
 
 PATIENCE_S = 180
 WORK = {

@@ -6,12 +6,13 @@ import threading
 
 import gevent
 import pytest
+
 from loadtests.api import Answer, Api, NotAccepted, Target
 from loadtests.client import Client, Desk
 from loadtests.clock import now
 from loadtests.shapes import Shape, Work
 from loadtests.work import Piece
-from test_load_parts import a_digest
+from tests.loadtests.test_parts import a_digest
 
 SHAPE = Shape(
     summary="", model="closed", work={"digest": 1}, ways={"single": 1}, deadline_s=2, poll_s=0.01,

@@ -7,10 +7,10 @@ import subprocess
 import threading
 
 import pytest
-from loading import CLOSED, OPEN, Load, one_sentence
-from test_load_runs import counts
 
-from servers import free_port
+from harness.servers import free_port
+from tests.loadtests.loading import CLOSED, OPEN, Load, one_sentence
+from tests.loadtests.test_runs import counts
 
 
 @pytest.mark.parametrize("shape", [CLOSED, OPEN], ids=["closed", "open"])

@@ -1,9 +1,9 @@
 """What a user can get wrong is one sentence, and exit 2, before anything is submitted."""
 
 import pytest
-from loading import CLOSED, Load, one_sentence
 
-from servers import free_port
+from harness.servers import free_port
+from tests.loadtests.loading import CLOSED, Load, one_sentence
 
 NOWHERE = "http://127.0.0.1:1"
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from loadtests.clock import Clock
-from loadtests.ledger import Ledger, Record
 
 from loadtests import LoadError, audit, charts, figures, shapes, slo, stores, work
+from loadtests.clock import Clock
+from loadtests.ledger import Ledger, Record
 
 IDS = iter(f"{number:032x}" for number in range(1000))
 

@@ -3,9 +3,8 @@
 import re
 import signal
 
-from loading import CLOSED, OPEN
-
-from servers import wait_until
+from harness.servers import wait_until
+from tests.loadtests.loading import CLOSED, OPEN
 
 LAST = re.compile(r"load: (\d+) submitted, (\d+) verified, (\d+) lost, (\d+) double, (\d+) wrong: (PASS|FAIL)")
 

@@ -6,9 +6,8 @@ Plans the lane from the cores and the memory that this very container may use, s
 import os
 import sys
 
-from deploy.sizing import LanePlan, SizingError, measure, size_lanes
-
 from config.lanes import LaneTable, LaneTableError, load
+from deploy.sizing import LanePlan, SizingError, measure, size_lanes
 
 
 def plan(table: LaneTable, lane: str, cores: int, memory_mb: int) -> LanePlan:

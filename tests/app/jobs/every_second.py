@@ -1,4 +1,4 @@
-"""Headrace's Celery app with a schedule that a test can wait for: `celery -A tests.app.every_second beat`."""
+"""Headrace's Celery app with a schedule that a test can wait for: `celery -A tests.app.jobs.every_second beat`."""
 
 import os
 import time

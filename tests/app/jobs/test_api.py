@@ -14,13 +14,13 @@ import pytest
 from django.db import connections
 from django.test import Client
 
+from harness.servers import answers, free_port, wait_until
 from jobs import services
 from jobs.models import Job, JobArtifact
 from jobs.schemas import JobOut, JobsOut, KindsOut, LanesOut, as_json
 from jobs.submit import Submission, submit
 from jobs.tokens import create_token
 from kinds.base import Artifact, Part
-from servers import answers, free_port, wait_until
 
 pytestmark = pytest.mark.django_db
 committed = pytest.mark.django_db(transaction=True)  # for tests with threads, processes or the broker
@@ -532,7 +532,7 @@ def test_bug_is_500_without_details(api: Api, monkeypatch: pytest.MonkeyPatch) -
     def broken() -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("fleet.services.lanes", broken)
+    monkeypatch.setattr("fleet.status.lanes", broken)
     assert "secret" not in json.dumps(problem(api.get("/lanes"), 500))
 
 

@@ -17,9 +17,9 @@ from django.utils import timezone
 from kombu.transport.redis import Channel
 
 from config.celery import app
+from harness.servers import Process, Redis, free_port, wait_until
 from jobs.beat import ROLE, TERM_S, Scheduler
 from jobs.models import Leader, ScheduleEntry
-from servers import Process, Redis, free_port, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TAKEOVER_S = TERM_S + 5  # the term, a round, and a busy machine
@@ -31,7 +31,7 @@ def start_beat(launch: Callable[..., Process], empty_broker: Redis) -> StartBeat
     """Start a beat, and wait until it ticks."""
 
     def start(name: str, **env: str) -> Process:
-        process = launch(name, "celery", "-A", "tests.app.every_second", "beat", "-l", "INFO", "--pidfile=", **env)
+        process = launch(name, "celery", "-A", "tests.app.jobs.every_second", "beat", "-l", "INFO", "--pidfile=", **env)
         wait_until(lambda: process.alive() and "beat: Starting" in process.output(), why=f"{name} starts")
         return process
 

@@ -14,11 +14,11 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.test import Client
 
 from config.settings import NOTICE_A_CUT
+from harness.servers import PostgreSQL, Process, answers, free_port, wait_until
 from jobs import submit as submitting
 from jobs.models import Job
 from jobs.outages import connection_lost
 from jobs.tokens import create_token
-from servers import PostgreSQL, Process, answers, free_port, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FROM_THE_MIDDLEWARE = 2  # signing in saves the session once, and the middleware again

@@ -22,13 +22,14 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from fleet.models import Sweeps
-from jobs import lease, services
-from jobs.broker import FULL, GATE, ROOM, Gate, memory
+from harness.servers import APP, PostgreSQL, Process, Redis, wait_until
+from jobs import services
+from jobs.backpressure import FULL, GATE, ROOM, Gate, memory
 from jobs.management.commands.sweep import TERM_S, Sweeper
 from jobs.models import Job, Leader, State
 from jobs.submit import Submission, submit
 from jobs.sweeper import BATCH, sweep
-from servers import APP, PostgreSQL, Process, Redis, wait_until
+from worker import lease
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Launch = Callable[..., Process]

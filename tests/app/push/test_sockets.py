@@ -21,13 +21,14 @@ from django.test import Client
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from jobs import services, watch
+from harness.servers import APP, BIN, Process, answers, free_port, wait_until
+from jobs import services
 from jobs.models import Job
-from jobs.push import message_of
 from jobs.schemas import JobOut
 from jobs.submit import Submission, submit
 from jobs.tokens import create_token
-from servers import APP, BIN, Process, answers, free_port, wait_until
+from push import watcher
+from push.messages import message_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TRUSTED = "https://ok.example,https://*.wild.example"
@@ -397,7 +398,7 @@ def test_clients_that_come_during_an_outage_are_served_after_it(
 
 
 def test_first_read_waits_for_the_database(user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, read, times = job_of(user), watch.READER.read, []
+    job, read, times = job_of(user), watcher.READER.read, []
 
     async def once(job_id: uuid.UUID) -> Job | None:
         times.append(job_id)
@@ -406,13 +407,13 @@ def test_first_read_waits_for_the_database(user: Any, monkeypatch: pytest.Monkey
         return await read(job_id)
 
     async def first() -> Job | None:
-        async with aclosing(watch.follow(job.pk, user.pk)) as changes:
+        async with aclosing(watcher.follow(job.pk, user.pk)) as changes:
             found = await anext(changes)
-        await watch.WATCHER.stop()
+        await watcher.WATCHER.stop()
         return found
 
-    monkeypatch.setattr(watch, "WATCHER", watch.Watcher())
-    monkeypatch.setattr(watch.READER, "read", once)
+    monkeypatch.setattr(watcher, "WATCHER", watcher.Watcher())
+    monkeypatch.setattr(watcher.READER, "read", once)
     assert asyncio.run(first()) == job
 
 
@@ -515,28 +516,28 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> dict[uuid.UUID, Job]:
         await asyncio.sleep(0.01)
         return {one: stored[one] for one in ids if one in stored}
 
-    monkeypatch.setattr(watch, "_jobs", jobs)
-    monkeypatch.setattr(watch, "READER", watch.Reader())
-    watcher = watch.Watcher()
-    monkeypatch.setattr(watcher, "_start", lambda: None)
-    monkeypatch.setattr(watch, "WATCHER", watcher)
+    monkeypatch.setattr(watcher, "_jobs", jobs)
+    monkeypatch.setattr(watcher, "READER", watcher.Reader())
+    quiet = watcher.Watcher()
+    monkeypatch.setattr(quiet, "_start", lambda: None)
+    monkeypatch.setattr(watcher, "WATCHER", quiet)
     return stored
 
 
 def test_quiet_job_gives_a_sign_of_life(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "QUIET_S", 0.02)
+    monkeypatch.setattr(watcher, "QUIET_S", 0.02)
     job = Job(owner_id=1, kind="digest", version=1)
     rows[job.pk] = job
 
     async def first_three() -> list[Job | None]:
-        changes = watch.follow(job.pk, 1)
+        changes = watcher.follow(job.pk, 1)
         seen = [await anext(changes) for _ in range(3)]
         await changes.aclose()
         return seen
 
     assert asyncio.run(first_three()) == [job, None, None]
     assert json.loads(message_of(None))["type"] == "alive"
-    assert len(watch.WATCHER) == 0
+    assert len(watcher.WATCHER) == 0
 
 
 def test_change_during_a_read_is_not_left_to_the_poll(
@@ -544,43 +545,43 @@ def test_change_during_a_read_is_not_left_to_the_poll(
 ) -> None:
     job = Job(owner_id=1, kind="digest", version=1)
     rows[job.pk] = job
-    slow = watch._jobs
+    slow = watcher._jobs
 
     async def overtaken(ids: Any) -> Any:
         found = await slow(ids)
-        monkeypatch.setattr(watch, "_jobs", slow)
+        monkeypatch.setattr(watcher, "_jobs", slow)
         rows[job.pk] = Job(pk=job.pk, owner_id=1, kind="digest", version=2)
-        watch.WATCHER._wake(job.pk)  # the row changed after it was read
+        watcher.WATCHER._wake(job.pk)  # the row changed after it was read
         return found
 
     async def first_two() -> list[int]:
-        changes = watch.follow(job.pk, 1)
+        changes = watcher.follow(job.pk, 1)
         seen = [(await asyncio.wait_for(anext(changes), PATIENCE_S)) for _ in range(2)]
         await changes.aclose()
         return [one.version for one in seen if one]
 
-    monkeypatch.setattr(watch, "_jobs", overtaken)
+    monkeypatch.setattr(watcher, "_jobs", overtaken)
     assert asyncio.run(first_two()) == [1, 2]
 
 
 def test_outage_while_following_is_waited_out(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "POLL_S", 0.02)
+    monkeypatch.setattr(watcher, "POLL_S", 0.02)
     job = Job(owner_id=1, kind="digest", version=1)
     rows[job.pk] = job
-    healthy = watch._jobs
+    healthy = watcher._jobs
 
     async def away(ids: Any) -> Any:
         raise OperationalError("away")
 
     async def through() -> Any:
-        changes = watch.follow(job.pk, 1)
+        changes = watcher.follow(job.pk, 1)
         await anext(changes)
-        monkeypatch.setattr(watch, "_jobs", away)
-        watch.WATCHER._wake(job.pk)
+        monkeypatch.setattr(watcher, "_jobs", away)
+        watcher.WATCHER._wake(job.pk)
         later = asyncio.create_task(anext(changes))  # type: ignore[arg-type]
         await asyncio.sleep(0.1)
         assert not later.done()
-        monkeypatch.setattr(watch, "_jobs", healthy)
+        monkeypatch.setattr(watcher, "_jobs", healthy)
         job.version, job.state = 2, "failed"
         return await later
 
@@ -595,11 +596,11 @@ def test_reads_of_many_are_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0.01)
         return dict.fromkeys(ids, "job")
 
-    monkeypatch.setattr(watch, "_jobs", jobs)
+    monkeypatch.setattr(watcher, "_jobs", jobs)
     ids = [uuid.uuid4() for _ in range(50)]
 
     async def main() -> list[Any]:
-        reader = watch.Reader()
+        reader = watcher.Reader()
         reads = [asyncio.create_task(reader.read(one)) for one in ids * 4]
         await asyncio.sleep(0)
         reads[0].cancel()  # who leaves does not take the answer from the others
@@ -615,10 +616,10 @@ def test_read_that_fails_is_told_to_all_who_asked(monkeypatch: pytest.MonkeyPatc
     async def jobs(ids: Any) -> Any:
         raise OperationalError("away")
 
-    monkeypatch.setattr(watch, "_jobs", jobs)
+    monkeypatch.setattr(watcher, "_jobs", jobs)
 
     async def main() -> list[Any]:
-        reader, one = watch.Reader(), uuid.uuid4()
+        reader, one = watcher.Reader(), uuid.uuid4()
         return await asyncio.gather(*[reader.read(one) for _ in range(3)], return_exceptions=True)
 
     assert all(isinstance(error, DatabaseError) for error in asyncio.run(main()))

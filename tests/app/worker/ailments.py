@@ -1,4 +1,4 @@
-"""Faults that a worker can be given from inside: `celery worker --include tests.ailments`."""
+"""Faults that a worker can be given from inside: `celery worker --include tests.app.worker.ailments`."""
 
 import signal
 import time
@@ -23,7 +23,7 @@ def nap(seconds: float) -> None:
     time.sleep(seconds)
 
 
-@app.task(name="ailments.unended", Request="tests.ailments:Unended")
+@app.task(name="ailments.unended", Request="tests.app.worker.ailments:Unended")
 def unended() -> None:
     """Work whose end is lost."""
 

@@ -12,12 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import OperationalError, connection
-from test_faults import ask, ended, running
 
+from harness.servers import Process, Redis, wait_until
 from jobs import services
 from jobs.models import Job
-from jobs.work import execute
-from servers import Process, Redis, wait_until
+from tests.app.test_faults import ask, ended, running
+from worker.attempt import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

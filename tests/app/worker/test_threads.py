@@ -7,10 +7,10 @@ import pytest
 from celery.concurrency.thread import TaskPool as CelerysTaskPool
 
 from config.celery import app
-from config.threads import TaskPool
+from harness.servers import Process, Redis, wait_until
 from jobs.models import Job
 from jobs.submit import Submission, submit
-from servers import Process, Redis, wait_until
+from worker.threads import TaskPool
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -19,7 +19,7 @@ def test_worker_ends_warm_when_the_end_of_a_task_is_lost(
     user: Any, start_worker: Callable[..., Process], empty_broker: Redis
 ) -> None:
     """The job beside it finishes, and the message comes back to the queue."""
-    worker = start_worker("io", slots=2, extra=("--include", "tests.ailments"))
+    worker = start_worker("io", slots=2, extra=("--include", "tests.app.worker.ailments"))
     [(job, _)] = submit(user.pk, [Submission("wait", {"lane": "io", "ms": 3000})])
     wait_until(lambda: Job.objects.get(pk=job.pk).state == "running", why="the job runs")
     app.send_task("ailments.unended", queue="io")
@@ -42,4 +42,4 @@ def test_celerys_pool_still_loses_what_escapes_a_task(monkeypatch: pytest.Monkey
         pool.on_apply(fail, callback=ended.append).wait()
         pool.on_stop()
         told = bool(ended or killed or caplog.records)
-        assert told is isinstance(pool, TaskPool), "Celery tells of it now: app/config/threads.py can go."
+        assert told is isinstance(pool, TaskPool), "Celery tells of it now: app/worker/threads.py can go."

@@ -11,10 +11,10 @@ import pytest
 import redis
 from celery.worker import state
 
-from config import broker as ours
-from servers import Redis, free_port
+from harness.servers import Redis, free_port
+from worker import transport as ours
 
-GONE = "Kombu no longer does this: what stands for it in app/config/broker.py can go, and this test with it."
+GONE = "Kombu no longer does this: what stands for it in app/worker/transport.py can go, and this test with it."
 
 
 @pytest.fixture

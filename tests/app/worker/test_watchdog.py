@@ -15,12 +15,12 @@ from unittest.mock import Mock
 import pytest
 from celery.concurrency.solo import TaskPool as Solo
 from celery.worker import state
-from test_faults import LANES, ask, children_of, ended, running, with_limits
 
 from config import notify
 from config.celery import app
-from config.watchdog import Watchdog
-from servers import Process, Redis, wait_until
+from harness.servers import Process, Redis, wait_until
+from tests.app.test_faults import LANES, ask, children_of, ended, running, with_limits
+from worker.watchdog import Watchdog
 
 pytestmark = pytest.mark.django_db(transaction=True)
 INTERVAL_S = 4.5  # of the watchdog; the units have a minute
@@ -84,7 +84,7 @@ def watched(start_worker: Callable[..., Process], empty_broker: Redis, tmp_path:
         (tmp_path / lane).mkdir()
         systemd = Systemd(tmp_path / lane)
         listeners.append(systemd)
-        worker = start_worker(lane, extra=("--include", "tests.ailments"), **systemd.asks(interval_s), **env)
+        worker = start_worker(lane, extra=("--include", "tests.app.worker.ailments"), **systemd.asks(interval_s), **env)
         systemd.hears("STATUS=consuming")
         return worker, systemd
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from harness.servers import wait_until
 from jobs.models import Job
 from jobs.submit import Submission, submit
-from servers import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -1,0 +1,37 @@
+"""Plain answers of the push process over HTTP, its WebSocket close codes, and the types of ASGI."""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from jobs.problems import MEDIA_TYPE, body_of
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+NORMAL, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1009, 1011, 1012, 1013
+SIGN_IN, NOT_OURS, NO_SUCH_JOB = 4401, 4403, 4404
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The request's headers, lower-case names."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+async def start(send: Send, status: int, headers: dict[str, str]) -> None:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+async def respond(send: Send, status: int, body: bytes = b"", **headers: str) -> None:
+    length = {} if status == 204 else {"content_length": str(len(body))}
+    await start(send, status, headers | length)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def problem(send: Send, status: int, detail: str = "", **headers: str) -> None:
+    """An RFC 9457 answer."""
+    await respond(send, status, json.dumps(body_of(status, detail)).encode(), content_type=MEDIA_TYPE, **headers)

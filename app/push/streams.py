@@ -1,0 +1,81 @@
+"""Event streams (text/event-stream), the twin of the WebSocket that `curl -N` can read."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+
+from django.db import Error as DatabaseError
+
+from jobs.models import Job
+from push.answers import Receive, Scope, Send, headers_of, problem, respond, start
+from push.messages import SLOW_S, message_of, told
+from push.watcher import GoingAway, UnknownJob, follow
+
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",  # nginx would wait for more
+    "x-content-type-options": "nosniff",
+}
+RETRY = b"retry: 1000\n"
+
+
+async def events(scope: Scope, receive: Receive, send: Send) -> None:
+    """The event stream of one job; what is wrong is said before the stream starts."""
+    if scope["method"] != "GET":
+        await problem(send, 405, allow="GET")
+    elif not scope["user"].is_authenticated:
+        await problem(send, 401, www_authenticate='Bearer realm="headrace"')
+    else:
+        async with aclosing(follow(scope["url_route"]["kwargs"]["job_id"], scope["user"].pk)) as changes:
+            await _stream(scope, receive, send, changes)
+
+
+async def _stream(scope: Scope, receive: Receive, send: Send, changes: AsyncGenerator[Job | None, None]) -> None:
+    try:
+        job = await anext(changes)
+    except UnknownJob:
+        await problem(send, 404, "You have no job with this id; see GET /api/jobs for those you have.")
+    except GoingAway:
+        await problem(send, 503, "This process is about to restart; try again.", retry_after="1")
+    else:
+        if job and job.finished and headers_of(scope).get("last-event-id") == str(job.version):
+            await respond(send, 204)  # an EventSource that has seen the end connects again until it is told this
+        else:
+            await _while_connected(_send_events(send, job, changes), receive)
+
+
+async def _send_events(send: Send, first: Job | None, changes: AsyncGenerator[Job | None, None]) -> None:
+    await start(send, 200, STREAM_HEADERS)
+    await _send_event(send, first, RETRY)
+    try:
+        async for job in changes:
+            await _send_event(send, job)
+    except (GoingAway, UnknownJob, DatabaseError, TimeoutError):
+        pass  # the stream ends without a terminal event, so the client connects again
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_event(send: Send, job: Job | None, before: bytes = b"") -> None:
+    event = f"id: {job.version}\nevent: job\ndata: {message_of(job)}\n\n" if job else ": still here\n\n"
+    async with asyncio.timeout(SLOW_S):
+        await send({"type": "http.response.body", "body": before + event.encode(), "more_body": True})
+    told(job)
+
+
+async def _while_connected(work: Awaitable[None], receive: Receive) -> None:
+    """Do the work until it is done or the client has left."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_client_left(receive))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        [outcome, _] = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
+        raise outcome
+
+
+async def _client_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
