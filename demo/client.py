@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -53,7 +53,7 @@ class Client:
         self.console, self.drawn, self.tls = console, console.is_terminal, tls
         self.headers = {"Authorization": f"Bearer {token}"}
         self.sockets = address.replace("http", "ws", 1)
-        self.http = httpx.AsyncClient(
+        self.http = httpx2.AsyncClient(
             base_url=address, headers=self.headers, timeout=30, trust_env=False, verify=tls or True
         )
 
@@ -68,7 +68,7 @@ class Client:
                 raise DemoError(f"The jobs had not all ended after {PATIENCE_S:.0f} s.") from error
         return [checked(one, site) for one in ended]
 
-    async def ask(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
+    async def ask(self, method: str, path: str, body: Json | None = None) -> httpx2.Response:
         """One request; raises DemoError with the server's own sentence when it is not answered with success."""
         answer = await self.http.request(method, path, json=body)
         if answer.is_success:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-import httpcore
+import httpcore2
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
@@ -20,7 +20,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-WEB = httpcore.URL(scheme="http", host="127.0.0.1", port=int(os.environ["DEMO_WEB_PORT"]))
+WEB = httpcore2.URL(scheme="http", host="127.0.0.1", port=int(os.environ["DEMO_WEB_PORT"]))
 TIMEOUTS = {"connect": 2.0, "read": 60.0, "write": 10.0, "pool": 10.0}
 HOP_BY_HOP = {  # RFC 9110, 7.6.1: they speak of one connection, and this is another
     b"connection",
@@ -35,9 +35,9 @@ HOP_BY_HOP = {  # RFC 9110, 7.6.1: they speak of one connection, and this is ano
 }
 CLAIMS = {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 
-# The transport alone, not `httpx.AsyncClient`: that would keep one user's cookies and send them with the next request.
+# The transport alone, not `httpx2.AsyncClient`: that would keep one user's cookies and send them with the next request.
 # An idle connection is given up long before gunicorn's --keep-alive, so none is used as it closes.
-pool = httpcore.AsyncConnectionPool(max_connections=64, keepalive_expiry=20)
+pool = httpcore2.AsyncConnectionPool(max_connections=64, keepalive_expiry=20)
 
 
 def passed_on(headers: Iterable[tuple[bytes, bytes]], left_out: set[bytes]) -> Headers:
@@ -68,11 +68,13 @@ async def forward(scope: Scope, receive: Receive, send: Send) -> None:
     if body:
         headers.append((b"content-length", str(len(body)).encode()))
     query = b"?" + scope["query_string"] if scope["query_string"] else b""
-    target = httpcore.URL(scheme=WEB.scheme, host=WEB.host, port=WEB.port, target=scope["raw_path"] + query)
-    request = httpcore.Request(scope["method"], target, headers=headers, content=body, extensions={"timeout": TIMEOUTS})
+    target = httpcore2.URL(scheme=WEB.scheme, host=WEB.host, port=WEB.port, target=scope["raw_path"] + query)
+    request = httpcore2.Request(
+        scope["method"], target, headers=headers, content=body, extensions={"timeout": TIMEOUTS}
+    )
     try:
         response = await pool.handle_async_request(request)
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError):
+    except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.RemoteProtocolError):
         return await problem(send, 502, "The web process does not answer; try again in a second.")
     try:
         return await answer(response, send)
@@ -80,7 +82,7 @@ async def forward(scope: Scope, receive: Receive, send: Send) -> None:
         await response.aclose()
 
 
-async def answer(response: httpcore.Response, send: Send) -> None:
+async def answer(response: httpcore2.Response, send: Send) -> None:
     """Pass an answer on, piece by piece."""
     headers = passed_on(response.headers, HOP_BY_HOP)
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

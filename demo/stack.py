@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import httpx
+import httpx2
 
 from config import lanes
 from demo import APP, ROOT, DemoError
@@ -106,7 +106,7 @@ class Stack:
         self.redis_password, self.secret_key = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
         self.logs = VAR / "logs" / str(port)  # by port, so that two demos do not write to one file
         self.units: list[Unit] = []
-        self.http = httpx.Client(base_url=self.address, timeout=10, trust_env=False)
+        self.http = httpx2.Client(base_url=self.address, timeout=10, trust_env=False)
 
     def __enter__(self) -> Self:
         try:
@@ -218,12 +218,12 @@ class Stack:
 
     # what it does
 
-    def get(self, path: str) -> httpx.Response:
+    def get(self, path: str) -> httpx2.Response:
         """Ask the edge, as the demo's user. The environment's proxies are for others."""
         return self.http.get(path, headers={"Authorization": f"Bearer {self.token}"})
 
     def _web_is_ready(self) -> bool:
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             return self.get("/readyz").status_code == 200
         return False
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 
 from drills.hosts import DrillError
@@ -146,7 +146,7 @@ def _under_load(drill: Drill, scene: Scene, folder: Path) -> Row:
         counted_from = time.time() if drill.returns else fault_at
         row.complaints += [said] if (said := drill.check(scene)) else []
         load.until_calm(scene, counted_from + drill.limit_s + 20, max(fault_at, counted_from) + LEAST_S)
-    except (AssertionError, httpx.HTTPError, subprocess.SubprocessError) as error:
+    except (AssertionError, httpx2.HTTPError, subprocess.SubprocessError) as error:
         row.complaints.append(f"{type(error).__name__}: {error}"[:500])
     finally:
         load.end()
@@ -196,7 +196,7 @@ class Load:
         idle = {name for names in scene.workers.values() for name in names}
         while idle and self._alive():
             assert time.time() < at_most, f"it is up, but does no work: {', '.join(sorted(idle))}"
-            with suppress(httpx.HTTPError):
+            with suppress(httpx2.HTTPError):
                 idle -= {job["worker"] for job in scene.done_since(since)}
             time.sleep(0.2)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from drills import hosts
 from drills.hosts import DrillError, Host
@@ -40,7 +40,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         trust = ssl.create_default_context(cafile=self.ca) if self.ca else True
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             base_url=self.site, headers={"Authorization": f"Bearer {self.token}"}, verify=trust, timeout=10
         )
         self.units = {name: host.units() for name, host in self.hosts.items()}
@@ -102,7 +102,7 @@ class Scene:
         ]
         try:
             now = self._workers()
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx2.HTTPError, ValueError, KeyError):
             return [*gone, f"an answer of {self.site}"]
         return gone + [f"{name} in its lane" for lane, names in self.workers.items() for name in names - now[lane]]
 
@@ -138,7 +138,7 @@ class Scene:
         def look() -> bool:
             try:
                 seen.append(self.job(job_id))
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 return False
             return bool(true(seen[-1]))
 
@@ -164,7 +164,7 @@ class Scene:
         try:
             waiting = [lane["oldest_queued_s"] or 0.0 for lane in self.lanes()]
             running = self.ask("GET", "/api/jobs?limit=100&state=running")["items"]
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return False
         since = [_epoch(job["started_at"]) for job in running if job["id"] not in self.kept.get("ours", ())]
         return max(waiting, default=0.0) < CALM_S and all(time.time() - moment < 2 * CALM_S for moment in since)
@@ -215,7 +215,7 @@ def enter(inventory: str, site: str = "", ca: str = "") -> Scene:
         raise DrillError("The inventory has no host in the group edge: say where the site is, with --site.")
     try:
         return Scene(inventory, site, token, certificate, found, password)
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise DrillError(
             f"{site} does not answer as Headrace does ({error}): drills start from a fleet that works."
         ) from error

@@ -1,6 +1,6 @@
 """How the clients ask: HTTP over geventhttpclient, WebSockets over websocket-client; both cooperate with gevent.
 
-(`websockets` would need a thread a connection here, httpx and requests several times the CPU a request.)
+(`websockets` would need a thread a connection here, httpx2 and requests several times the CPU a request.)
 """
 
 import contextlib

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
 
 from kinds.base import KindFailed, Progress, Transient
 
@@ -212,7 +212,7 @@ def judged(host: str, port: int, deadline: Deadline) -> list[Address]:
     return addresses
 
 
-def tls_failure(host: str, error: httpcore.ConnectError) -> KindFailed:
+def tls_failure(host: str, error: httpcore2.ConnectError) -> KindFailed:
     """The sentence for a failed TLS handshake. A bad certificate stays bad; a broken connection may pass."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -222,10 +222,10 @@ def tls_failure(host: str, error: httpcore.ConnectError) -> KindFailed:
     return Transient(f"{host} broke off the TLS handshake: {error}.")
 
 
-class GuardedStream(httpcore.NetworkStream):
+class GuardedStream(httpcore2.NetworkStream):
     """A connection on which every read and write ends by the deadline."""
 
-    def __init__(self, inner: httpcore.NetworkStream, deadline: Deadline) -> None:
+    def __init__(self, inner: httpcore2.NetworkStream, deadline: Deadline) -> None:
         self.inner, self.deadline = inner, deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -239,10 +239,10 @@ class GuardedStream(httpcore.NetworkStream):
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
+    ) -> httpcore2.NetworkStream:
         try:
             inner = self.inner.start_tls(ssl_context, server_hostname, self.deadline.left())
-        except httpcore.ConnectError as error:
+        except httpcore2.ConnectError as error:
             raise tls_failure(str(server_hostname), error) from error
         return GuardedStream(inner, self.deadline)
 
@@ -250,11 +250,11 @@ class GuardedStream(httpcore.NetworkStream):
         return self.inner.get_extra_info(info)
 
 
-class GuardedBackend(httpcore.NetworkBackend):
+class GuardedBackend(httpcore2.NetworkBackend):
     """Connects to nothing but judged addresses. This is the only place that opens a socket."""
 
     def __init__(self, deadline: Deadline) -> None:
-        self.inner, self.deadline = httpcore.SyncBackend(), deadline
+        self.inner, self.deadline = httpcore2.SyncBackend(), deadline
 
     def connect_tcp(
         self,
@@ -262,14 +262,14 @@ class GuardedBackend(httpcore.NetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
         addresses = judged(host, port, self.deadline)
         for number, address in enumerate(addresses):
             share = self.deadline.left() / (len(addresses) - number)
             try:
                 return GuardedStream(self.inner.connect_tcp(str(address), port, share), self.deadline)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 if number == len(addresses) - 1:
                     raise
         raise Transient(f"The name {host} has no address just now.")
@@ -278,14 +278,14 @@ class GuardedBackend(httpcore.NetworkBackend):
 @cache
 def tls() -> ssl.SSLContext:
     """The one TLS context: loading the authorities takes longer than many a fetch."""
-    return httpcore.default_ssl_context()
+    return httpcore2.default_ssl_context()
 
 
-def parse(url: str) -> httpx.URL:
+def parse(url: str) -> httpx2.URL:
     """An address that may be asked; raises KindFailed or Refused with the sentence of why not."""
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError) as error:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError) as error:
         raise KindFailed(f"{url[:200]!r} is not a valid address: {str(error).rstrip('.')}.") from error
     if parsed.scheme not in ("http", "https"):
         raise Refused(f"{url[:200]!r} is not an http or https address.")
@@ -298,11 +298,11 @@ def parse(url: str) -> httpx.URL:
     return parsed
 
 
-def join(base: httpx.URL, location: str) -> httpx.URL:
+def join(base: httpx2.URL, location: str) -> httpx2.URL:
     """Where a redirect leads, judged like an address that a user wrote."""
     try:
         return parse(str(base.join(location)))
-    except (httpx.InvalidURL, ValueError) as error:
+    except (httpx2.InvalidURL, ValueError) as error:
         raise KindFailed(f"{base.host} redirects to {location[:200]!r}, which is not a valid address.") from error
 
 
@@ -311,20 +311,20 @@ def sentences(host: str, deadline: Deadline) -> Iterator[None]:
     """Turns the HTTP library's errors into ours."""
     try:
         yield
-    except httpcore.ConnectError as error:
+    except httpcore2.ConnectError as error:
         raise Transient(f"No connection to {host} could be made: {error}.") from error
-    except httpcore.TimeoutException as error:
+    except httpcore2.TimeoutException as error:
         raise deadline.passed() from error
-    except httpcore.LocalProtocolError as error:
+    except httpcore2.LocalProtocolError as error:
         raise KindFailed(f"{host} cannot be asked that: {error}.") from error
-    except (httpcore.NetworkError, httpcore.RemoteProtocolError) as error:
+    except (httpcore2.NetworkError, httpcore2.RemoteProtocolError) as error:
         raise Transient(f"{host} broke off or garbled the answer: {error}.") from error
 
 
 @contextmanager
-def exchange(url: httpx.URL, deadline: Deadline) -> Iterator[httpcore.Response]:
+def exchange(url: httpx2.URL, deadline: Deadline) -> Iterator[httpcore2.Response]:
     """One GET over a connection of its own, judged anew. No cookies, no credentials, no proxy, no compression."""
-    target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    target = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
     headers = [
         ("Host", url.netloc.decode("ascii")),
         ("User-Agent", "headrace"),
@@ -334,13 +334,13 @@ def exchange(url: httpx.URL, deadline: Deadline) -> Iterator[httpcore.Response]:
     ]
     with (
         sentences(url.host, deadline),
-        httpcore.ConnectionPool(ssl_context=tls(), network_backend=GuardedBackend(deadline)) as pool,
+        httpcore2.ConnectionPool(ssl_context=tls(), network_backend=GuardedBackend(deadline)) as pool,
         pool.stream("GET", target, headers=headers) as response,
     ):
         yield response
 
 
-def headers_of(response: httpcore.Response) -> dict[str, str]:
+def headers_of(response: httpcore2.Response) -> dict[str, str]:
     """The first value of each header, cut to a length worth keeping."""
     values: dict[str, str] = {}
     for name, value in response.headers:
@@ -349,7 +349,7 @@ def headers_of(response: httpcore.Response) -> dict[str, str]:
 
 
 def read(
-    response: httpcore.Response, max_bytes: int, expected: str, sink: Callable[[bytes], None], progress: Progress
+    response: httpcore2.Response, max_bytes: int, expected: str, sink: Callable[[bytes], None], progress: Progress
 ) -> int:
     """Hands the body to `sink` piece by piece, as sent; raises KindFailed when it is larger than `max_bytes`.
 

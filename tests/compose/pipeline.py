@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from config import lanes
 from deploy.images.app import worker
@@ -92,10 +92,10 @@ class Pipeline:
             for name, stats in answers["stats"].items()
         }
 
-    def http(self) -> httpx.Client:
+    def http(self) -> httpx2.Client:
         """A client of the API."""
         headers = {"Authorization": f"Bearer {self.token()}"}
-        return httpx.Client(base_url=self.address, headers=headers, timeout=30, trust_env=False)
+        return httpx2.Client(base_url=self.address, headers=headers, timeout=30, trust_env=False)
 
     def token(self) -> str:
         printed = self.compose("exec", "-T", "web", "python", "manage.py", "create_api_token", "headrace").stdout

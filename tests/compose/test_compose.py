@@ -10,7 +10,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from compose.pipeline import (
     ALWAYS,
@@ -51,7 +51,7 @@ def pipeline() -> Iterator[Pipeline]:
 def test_the_front_door_says_where_it_is_and_who_may_sign_in(pipeline):
     assert f"Headrace runs at {pipeline.address}/" in pipeline.welcome
     password = re.search(r"sign in +headrace / (\S+)", pipeline.welcome)[1]
-    with httpx.Client(base_url=pipeline.address, follow_redirects=True, trust_env=False) as browser:
+    with httpx2.Client(base_url=pipeline.address, follow_redirects=True, trust_env=False) as browser:
         browser.get("/login/")
         form = {"username": "headrace", "password": password, "csrfmiddlewaretoken": browser.cookies["csrftoken"]}
         page = browser.post("/login/", data=form, headers={"Origin": pipeline.address})
@@ -84,7 +84,7 @@ def test_it_holds_a_load_from_request_to_result(pipeline):
 
 def test_the_edge_keeps_what_is_for_machines_to_itself(pipeline):
     for path in ("/metrics", "/healthz", "/readyz"):
-        assert httpx.get(pipeline.address + path, trust_env=False).status_code == 404
+        assert httpx2.get(pipeline.address + path, trust_env=False).status_code == 404
 
 
 # That the workers are what the policy says

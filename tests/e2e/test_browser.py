@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from django.contrib.auth import get_user_model
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect, sync_playwright
@@ -36,8 +36,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def is_up(address: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{address}/login/").status_code == 200
+    with contextlib.suppress(httpx2.TransportError):
+        return httpx2.get(f"{address}/login/").status_code == 200
     return False
 
 

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import pytest
 
 from tests.clusters import Cluster
@@ -170,18 +170,18 @@ def test_application_owns_its_schema_and_nothing_else(local: Cluster, statement:
 
 
 @pytest.fixture
-def browser(local: Cluster) -> httpx.Client:
+def browser(local: Cluster) -> httpx2.Client:
     """Somebody who trusts the cluster's certificate."""
     trust = ssl.create_default_context(cafile=str(local.secrets / "edge.crt"))
-    return httpx.Client(base_url=local.address, verify=trust, trust_env=False, timeout=15)
+    return httpx2.Client(base_url=local.address, verify=trust, trust_env=False, timeout=15)
 
 
 def test_plain_http_is_sent_to_https(local: Cluster) -> None:
-    answer = httpx.get(local.address.replace("https", "http") + "/api/docs?x=1", trust_env=False)
+    answer = httpx2.get(local.address.replace("https", "http") + "/api/docs?x=1", trust_env=False)
     assert (answer.status_code, answer.headers["location"]) == (301, f"{local.address}/api/docs?x=1")
 
 
-def test_pages_carry_the_headers_that_protect(browser: httpx.Client) -> None:
+def test_pages_carry_the_headers_that_protect(browser: httpx2.Client) -> None:
     headers = browser.get("/login/").headers
     assert "max-age=31536000" in headers["strict-transport-security"]
     assert headers["x-frame-options"] == "DENY"
@@ -191,7 +191,7 @@ def test_pages_carry_the_headers_that_protect(browser: httpx.Client) -> None:
     assert all("secure" in cookie.lower() for cookie in headers.get_list("set-cookie"))
 
 
-def test_static_files_come_from_the_edge_and_may_be_kept(local: Cluster, browser: httpx.Client) -> None:
+def test_static_files_come_from_the_edge_and_may_be_kept(local: Cluster, browser: httpx2.Client) -> None:
     page = browser.get("/login/").text
     path = page.split('href="/static/')[1].split('"')[0]
     answer = browser.get(f"/static/{path}")
@@ -201,21 +201,21 @@ def test_static_files_come_from_the_edge_and_may_be_kept(local: Cluster, browser
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
-def test_what_is_for_machines_is_not_for_the_world(browser: httpx.Client, path: str) -> None:
+def test_what_is_for_machines_is_not_for_the_world(browser: httpx2.Client, path: str) -> None:
     assert browser.get(path).status_code == 404
 
 
-def test_foreign_host_name_is_refused(browser: httpx.Client) -> None:
+def test_foreign_host_name_is_refused(browser: httpx2.Client) -> None:
     assert browser.get("/login/", headers={"Host": "evil.example"}).status_code == 400
 
 
-def test_forged_forwarding_is_ignored(browser: httpx.Client) -> None:
+def test_forged_forwarding_is_ignored(browser: httpx2.Client) -> None:
     answer = browser.get("/", headers={"X-Forwarded-Proto": "http", "X-Forwarded-Host": "evil.example"})
     assert answer.status_code == 302
     assert "evil.example" not in answer.headers["location"]
 
 
-def test_too_large_a_body_is_refused_in_a_sentence(local: Cluster, browser: httpx.Client) -> None:
+def test_too_large_a_body_is_refused_in_a_sentence(local: Cluster, browser: httpx2.Client) -> None:
     limit = local.profile["web"]["max_body_mb"]
     answer = browser.post("/api/jobs", content=b"x" * (limit * 2**20 + 1))
     assert answer.status_code == 413

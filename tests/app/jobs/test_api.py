@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from django.db import connections
 from django.test import Client
@@ -601,7 +601,7 @@ def test_chunked_bodies_are_read_and_limited(api: Api, serve: Callable[..., str]
     base = serve(HEADRACE_MAX_BODY_BYTES="100000")
     headers = {"Authorization": f"Bearer {api.token}", "Content-Type": JSON}
     for content, status in ((iter([b'{"kind":', b'"digest"}']), 202), (chunks(200_000), 413), (b" " * 100_001, 413)):
-        response = httpx.post(f"{base}/api/jobs", headers=headers, content=content)
+        response = httpx2.post(f"{base}/api/jobs", headers=headers, content=content)
         assert response.status_code == status
         assert status == 202 or problem(response, 413)
 
@@ -610,11 +610,11 @@ def test_chunked_bodies_are_read_and_limited(api: Api, serve: Callable[..., str]
 def test_without_a_database_it_is_503_and_the_process_lives(api: Api, serve: Callable[..., str]) -> None:
     nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
     base = serve(HEADRACE_DATABASE_URL=nowhere, HEADRACE_DATABASE_WAIT_S="0.5")
-    with httpx.Client(base_url=base, headers={"Authorization": f"Bearer {api.token}"}) as client:
+    with httpx2.Client(base_url=base, headers={"Authorization": f"Bearer {api.token}"}) as client:
         response = client.post("/api/jobs", json={"kind": "digest"})
         assert "database" in problem(response, 503)["detail"]
         assert int(response.headers["Retry-After"]) > 0
-        problem(httpx.get(f"{base}/api/lanes", headers={"Cookie": "sessionid=" + "a" * 32}), 503)
+        problem(httpx2.get(f"{base}/api/lanes", headers={"Cookie": "sessionid=" + "a" * 32}), 503)
         assert client.get("/healthz").text == "ok"
         assert client.get("/metrics").status_code == 503
         ready = client.get("/readyz")

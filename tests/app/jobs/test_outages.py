@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 from django.contrib.sessions.backends.db import SessionStore
@@ -49,10 +49,10 @@ def by_session(user: Any) -> dict[str, str]:
     return {"Cookie": f"sessionid={client.cookies['sessionid'].value}; csrftoken={'a' * 32}"}
 
 
-def in_threads(*calls: Callable[[], httpx.Response]) -> tuple[list[threading.Thread], dict[int, httpx.Response]]:
-    answers: dict[int, httpx.Response] = {}
+def in_threads(*calls: Callable[[], httpx2.Response]) -> tuple[list[threading.Thread], dict[int, httpx2.Response]]:
+    answers: dict[int, httpx2.Response] = {}
 
-    def ask(number: int, call: Callable[[], httpx.Response]) -> None:
+    def ask(number: int, call: Callable[[], httpx2.Response]) -> None:
         answers[number] = call()
 
     threads = [threading.Thread(target=ask, args=pair, daemon=True) for pair in enumerate(calls)]
@@ -65,7 +65,7 @@ def test_requests_wait_for_a_database_that_restarts(
     serve: Serve, database: PostgreSQL, by_token: dict[str, str], by_session: dict[str, str], empty_broker: Any
 ) -> None:
     base, web = serve(HEADRACE_DATABASE_WAIT_S="60")
-    client = httpx.Client(base_url=base, trust_env=False, timeout=90)
+    client = httpx2.Client(base_url=base, trust_env=False, timeout=90)
     form = {"csrfmiddlewaretoken": "a" * 32, "text": "a b", "top": "3", "one-time-key": "b" * 32}
     calls = [
         lambda: client.post("/api/jobs", json={"kind": "digest"}, headers=by_token),
@@ -94,7 +94,7 @@ def test_pages_too_say_when_to_come_back(serve: Serve, by_session: dict[str, str
     nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
     base, web = serve(HEADRACE_DATABASE_URL=nowhere, HEADRACE_DATABASE_WAIT_S="0.5")
     for path in ("/", "/fleet/", "/admin/"):
-        page = httpx.get(base + path, headers=by_session, trust_env=False, timeout=60)
+        page = httpx2.get(base + path, headers=by_session, trust_env=False, timeout=60)
         assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
         assert "The database is out of reach" in page.text
     assert "Traceback" not in web.output()

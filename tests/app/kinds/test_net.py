@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-import httpcore
+import httpcore2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ def no_sockets(monkeypatch):
     def connect(self, host, *args, **kwargs):
         pytest.fail(f"a socket was opened to {host}")
 
-    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
+    monkeypatch.setattr(httpcore2.SyncBackend, "connect_tcp", connect)
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def opened(monkeypatch):
 
     def connect(self, host, port, *args, **kwargs):
         addresses.append((host, port))
-        raise httpcore.ConnectError("no network in this test")
+        raise httpcore2.ConnectError("no network in this test")
 
-    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
+    monkeypatch.setattr(httpcore2.SyncBackend, "connect_tcp", connect)
     return addresses
 
 

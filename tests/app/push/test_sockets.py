@@ -13,7 +13,7 @@ from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from django.db import DatabaseError, OperationalError, connection
 from django.db.models import F
@@ -45,7 +45,7 @@ class Push:
 
     def __init__(self, port: int, process: Process) -> None:
         self.port, self.process = port, process
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_S)
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_S)
         wait_until(lambda: process.alive() and answers(port), why="the push process answers")
 
     def socket(self, path: str, token: str = "", origin: str | None = None, **headers: str) -> ClientConnection:
@@ -68,7 +68,7 @@ class Push:
         return float(re.search(rf"^headrace_push_{name} (\S+)$", page, re.MULTILINE)[1])  # type: ignore[index]
 
 
-def events_of(response: httpx.Response) -> Iterator[dict[str, str]]:
+def events_of(response: httpx2.Response) -> Iterator[dict[str, str]]:
     """Each event of a text/event-stream as its fields."""
     event: dict[str, str] = {}
     for line in response.iter_lines():
