@@ -1,21 +1,35 @@
-"""Real PostgreSQL and Redis for every test, and the processes of Headrace as fixtures."""
+"""Real PostgreSQL and Redis for the tests that need them, and the processes of Headrace as fixtures.
+
+Each test belongs to a tier, and each tier runs alone (`-m unit`): `unit` starts no server; `servers` starts PostgreSQL
+and Redis, and what else its fixtures start; `hosts` starts containers. The tier follows from the fixtures of a test and
+from the folder that it is in. Tests run side by side (`-n 4`), each process with servers of its own.
+"""
 
 import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.servers import APP, BIN, PostgreSQL, Process, Redis, wait_until
+from harness.servers import APP, BIN, ROOT, PostgreSQL, Process, Redis, wait_until
 
 pytest_plugins = ["tests.fleets"]
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
 QUICK = {"LEASE_S": "3", "RENEW_S": "1", "SWEEP_S": "0.2", "LOST_AFTER_S": "2", "RETRY_BASE_S": "0.1"}
+ON_SQLITE = os.environ.get("HEADRACE_TEST_DATABASE") == "sqlite"  # test_on_sqlite.py asks for it
+CONTAINERS = ("compose", "hosts", "roles")
+NEED_SERVERS = {"broker", "database_url", "db", "demo", "django_db_setup", "process_env", "ran"}
+NEED_CONTAINERS = {"clusters", "pipeline"}
+# What takes longest begins first; each of these has one thing that all its tests share, so one process runs them all.
+TOGETHER = {"clusters": "cluster", "pipeline": "compose", "demo": "demo", "ran": "bench"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,65 +42,136 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def _environment(database_url: str, broker_url: str) -> dict[str, str]:
-    plain = {
-        "SECRET_KEY": secrets.token_hex(32),
-        "DATABASE_URL": database_url,
-        "BROKER_URL": broker_url,
-        "ALLOWED_HOSTS": "127.0.0.1,localhost,testserver",
-        "PLAIN_HTTP": "1",
-        "SYNTHETIC_KINDS": "1",
-        "LOG_LEVEL": "INFO",
-        **QUICK,
-    }
-    return {f"HEADRACE_{name}": value for name, value in plain.items()}
+# ---- tiers ----------------------------------------------------------------------------------------------------------
 
 
-def _database(directory: Path) -> tuple[str, PostgreSQL | None]:
-    """A throwaway PostgreSQL, or SQLite where a test run asks for it (test_on_sqlite.py) or a laptop has no other."""
-    if os.environ.get("HEADRACE_TEST_DATABASE") == "sqlite":
-        return f"sqlite://{directory}/ledger.sqlite3", None
-    if PostgreSQL.find() is None:
-        pytest.exit("PostgreSQL is not installed; run `make test`, or `apt install postgresql` first.", returncode=2)
-    home = directory / "postgresql"
-    home.mkdir()
-    server = PostgreSQL(home)
-    server.start()
-    return server.url, server
+def tier_of(item: pytest.Item) -> str:
+    """What a test starts: nothing (unit), servers, or hosts."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    if fixtures & NEED_CONTAINERS or folder in CONTAINERS:
+        return "hosts"
+    if fixtures & NEED_SERVERS or item.get_closest_marker("django_db") or item.get_closest_marker("servers"):
+        return "servers"
+    return "unit"
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Tests of one group run in one process, because they share something that is costly to start."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    shared = next((group for fixture, group in TOGETHER.items() if fixture in fixtures), None)
+    costly = [name for name in fixtures if _scope(item, name) == "module"]
+    return shared or (str(item.path) if costly else None)
+
+
+def _scope(item: pytest.Item, fixture: str) -> str:
+    found = item._fixtureinfo.name2fixturedefs.get(fixture) if hasattr(item, "_fixtureinfo") else None
+    return found[-1].scope if found else "function"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test its tier and its group, and order the groups by how long they take."""
+    order = list(TOGETHER.values())
+    for item in items:
+        item.add_marker(tier_of(item))
+        if group := group_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: order.index(group) if (group := group_of(item)) in order else len(order))
+
+
+# ---- servers --------------------------------------------------------------------------------------------------------
+
+
+class Servers:
+    """The PostgreSQL and the Redis of this process: their addresses are known from the start, they run when needed."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="headrace-tests-"))
+        self.directory.chmod(0o755)
+        for name in ("redis", "postgresql"):
+            (self.directory / name).mkdir()
+        self.broker = Redis(self.directory / "redis")
+        self.database = None if ON_SQLITE else PostgreSQL(self.directory / "postgresql")
+        self._held = [_hold(server.port) for server in (self.broker, self.database) if server]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Headrace's processes are told."""
+        plain = {
+            "SECRET_KEY": secrets.token_hex(32),
+            "DATABASE_URL": self.database.url if self.database else f"sqlite://{self.directory}/ledger.sqlite3",
+            "BROKER_URL": self.broker.url,
+            "ALLOWED_HOSTS": "127.0.0.1,localhost,testserver",
+            "PLAIN_HTTP": "1",
+            "SYNTHETIC_KINDS": "1",
+            "LOG_LEVEL": "INFO",
+            **QUICK,
+        }
+        return {f"HEADRACE_{name}": value for name, value in plain.items()}
+
+    @cached_property
+    def started(self) -> bool:
+        """Start them, the first time that somebody asks."""
+        if self.database and PostgreSQL.find() is None:
+            pytest.exit("PostgreSQL is not installed: run `make test`, or `apt install postgresql` first.", 2)
+        for port in self._held:
+            port.close()
+        self.broker.start()
+        if self.database:
+            self.database.start()
+        return True
+
+    def stop(self) -> None:
+        """End them, and delete what they wrote."""
+        for server in (self.broker, self.database):
+            if server and "started" in vars(self):
+                server.process.signal(signal.SIGCONT)
+                server.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _hold(port: int) -> socket.socket:
+    """Keep a port until its server starts, so that nobody else on this machine is given it meanwhile."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", port))
+    return holder
+
+
+SERVERS = pytest.StashKey[Servers]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the servers before Django reads its settings."""
-    if config.option.collectonly or config.option.help:
+    """Choose the servers' addresses before Django reads its settings; make each run alike, however it was started."""
+    os.umask(0o022)
+    os.environ["LC_ALL"] = "C.UTF-8"
+    with suppress(ValueError):  # an xdist worker that is not in its main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    only_sends_tests_out = config.option.dist != "no" and not hasattr(config, "workerinput")
+    if config.option.collectonly or config.option.help or only_sends_tests_out:
         return
-    directory = Path(tempfile.mkdtemp(prefix="headrace-tests-"))
-    directory.chmod(0o755)
-    (directory / "redis").mkdir()
-    broker = Redis(directory / "redis")
-    broker.start()
-    url, server = _database(directory)
+    servers = Servers()
     for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
         del os.environ[name]
-    os.environ.update(_environment(url, broker.url), DJANGO_SETTINGS_MODULE="config.settings")
-    config.stash[STATE] = (directory, broker, server)
+    os.environ.update(servers.environment, DJANGO_SETTINGS_MODULE="config.settings")
+    config.stash[SERVERS] = servers
 
     from django.conf import settings
 
     assert settings.DATABASES
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start the servers for the first test that needs them."""
+    if item.get_closest_marker("servers"):
+        assert item.config.stash[SERVERS].started
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if STATE in config.stash:
-        directory, broker, server = config.stash[STATE]
-        broker.process.signal(signal.SIGCONT)
-        broker.stop()
-        if server:
-            server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-STATE = pytest.StashKey[tuple[Path, Redis, PostgreSQL | None]]()
+    if SERVERS in config.stash:
+        config.stash[SERVERS].stop()
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +186,7 @@ def django_db_setup(django_db_blocker: Any) -> None:
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> Redis:
     """The Redis of this test run."""
-    return pytestconfig.stash[STATE][1]
+    return pytestconfig.stash[SERVERS].broker
 
 
 @pytest.fixture
@@ -109,7 +194,7 @@ def database(pytestconfig: pytest.Config, transactional_db: None) -> Iterator[Po
     """The PostgreSQL of this test run, to be stopped; it runs again after the test, and nobody here remembers."""
     from django.db import connection
 
-    server = pytestconfig.stash[STATE][2]
+    server = pytestconfig.stash[SERVERS].database
     if server is None:
         pytest.skip("SQLite is never away")
     yield server

@@ -12,7 +12,11 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from compose.pipeline import (
+from rich.console import Console
+
+from demo.client import Client
+from harness.servers import wait_until
+from tests.compose.pipeline import (
     ALWAYS,
     PROJECT,
     SECRETS,
@@ -24,10 +28,6 @@ from compose.pipeline import (
     missing,
     planned,
 )
-from rich.console import Console
-
-from demo.client import Client
-from harness.servers import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
-"""The pages, as a browser without scripts sees them."""
+"""The pages of jobs, as a browser without scripts sees them."""
 
 import html
 import re
-import time
 import uuid
 from html.parser import HTMLParser
 from typing import Any
@@ -14,64 +13,17 @@ from django.test import Client
 from django.utils import timezone
 
 import kinds
-from fleet import history
-from fleet.models import Worker
 from jobs import services, submit
-from jobs.forms import form_for
-from jobs.models import ApiToken, Job, Leader, State
+from jobs.models import Job, State
 from jobs.submit import Submission, available_kinds
 from jobs.templatetags import headrace
-from jobs.tokens import create_token
 from jobs.views import ONCE, PAGE
 from kinds.base import Artifact, Part
+from tests.app.ledger import PNG, job_of, running, succeeded, text_of
 
 pytestmark = pytest.mark.django_db
 KINDS = sorted(name for name, kind in kinds.ALL.items() if not kind.internal)
 KEY = "0123456789abcdef" * 2
-PNG = Artifact(b"\x89PNG not really", "image/png", "a picture.png")
-
-
-@pytest.fixture
-def page(user: Any) -> Client:
-    """A browser that is signed in."""
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def job_of(user: Any, kind: str = "digest", **params: Any) -> Job:
-    [(job, _)] = submit.submit(user.pk, [Submission(kind, params)])
-    return job
-
-
-def running(user: Any, kind: str = "digest", **params: Any) -> services.Claim:
-    claim = services.claim(job_of(user, kind, **params).pk, "unit-1@host-one", "solo")
-    assert claim
-    return claim
-
-
-def succeeded(user: Any, result: dict[str, Any], kind: str = "digest", file: Artifact | None = None) -> uuid.UUID:
-    claim = running(user, kind)
-    assert services.succeed(claim, result, file)
-    return claim.id
-
-
-def defaults(kind: str) -> dict[str, Any]:
-    """What a browser sends when the form is left as it came."""
-    fields = form_for(kinds.ALL[kind])().fields
-    sent = {name: field.initial for name, field in fields.items() if field.initial is not None}
-    return {name: value for name, value in sent.items() if value is not False}
-
-
-def worker(name: str, lane: str, slots: int, busy: int) -> None:
-    """A worker unit that is there."""
-    host, pool = name.partition("@")[2], headrace.pool_of(lane)
-    Worker.objects.create(name=name, host=host, lane=lane, pool=pool, concurrency=slots, running=busy)
-
-
-def text_of(response: Any) -> str:
-    """What a person reads: without tags, with single spaces."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", response.content.decode())).split())
 
 
 # ---- who may see what -----------------------------------------------------------------------------------------------
@@ -113,7 +65,7 @@ def test_posts_need_the_csrf_token(user: Any, path: str) -> None:
     job = job_of(user)
     client = Client(enforce_csrf_checks=True)
     client.force_login(user)
-    response = client.post(path.format(job.pk), defaults("digest"))
+    response = client.post(path.format(job.pk))
     assert response.status_code == 403
     assert "open too long" in text_of(response)
     assert [one.state for one in Job.objects.all()] == [State.QUEUED]
@@ -124,130 +76,6 @@ def test_following_a_link_changes_nothing(page: Client, user: Any, action: str) 
     job = job_of(user)
     assert page.get(f"/jobs/{job.pk}/{action}").status_code == 405
     assert [one.state for one in Job.objects.all()] == [State.QUEUED]
-
-
-# ---- a new job ------------------------------------------------------------------------------------------------------
-
-
-def test_every_kind_that_users_may_ask_for_is_offered(page: Client) -> None:
-    found = re.findall(r'href="/new/(\w+)/"', page.get("/new/").content.decode())
-    assert sorted(found) == KINDS
-    assert page.get("/new/tile/").status_code == 404
-    assert page.get("/new/nothing/").status_code == 404
-
-
-def test_kinds_that_are_off_are_not_offered(page: Client, settings: Any) -> None:
-    settings.ENV = settings.ENV.model_copy(update={"synthetic_kinds": False})
-    assert "/new/burn/" not in page.get("/new/").content.decode()
-    assert page.get("/new/burn/").status_code == 404
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_form_says_what_the_model_says(page: Client, kind: str) -> None:
-    response = page.get(f"/new/{kind}/")
-    text = text_of(response)
-    for name, field in kinds.ALL[kind].params.model_fields.items():
-        assert field.title in text
-        assert field.description in text
-        assert f'<label for="id_{name}"' in response.content.decode()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_form_left_as_it_came_makes_the_default_job(page: Client, user: Any, kind: str) -> None:
-    response = page.post(f"/new/{kind}/", {**defaults(kind), ONCE: KEY})
-    job = Job.objects.get()
-    assert response.url == f"/jobs/{job.pk}/"
-    assert (job.kind, job.owner) == (kind, user)
-    assert job.params == kinds.ALL[kind].params().model_dump(mode="json")
-
-
-def test_form_carries_the_bounds() -> None:
-    fields = form_for(kinds.ALL["mandelbrot"])().fields
-    assert fields["width"].widget.attrs == {"inputmode": "numeric", "step": 1, "min": 1, "max": 2048}
-    assert fields["re"].widget.attrs == {"step": "any", "min": -3, "max": 3}
-    assert fields["palette"].choices[0] == ("tailrace", "tailrace")
-    assert form_for(kinds.ALL["fetch"])().fields["url"].widget.input_type == "url"
-    assert form_for(kinds.ALL["digest"])().fields["text"].widget.attrs["maxlength"] == 200_000
-
-
-@pytest.mark.parametrize(
-    ("kind", "changed", "field"),
-    [
-        ("mandelbrot", {"width": "4000"}, "width"),
-        ("mandelbrot", {"width": "wide"}, "width"),
-        ("mandelbrot", {"width": ""}, "width"),
-        ("mandelbrot", {"palette": "mud"}, "palette"),
-        ("mandelbrot", {"re": "nan"}, "re"),
-        ("mandelbrot", {"width": "2048", "height": "2048", "samples": "3", "iterations": "2000"}, "__all__"),
-        ("fetch", {"url": "gopher://example.org"}, "url"),
-        ("digest", {"text": "nothing \x00 here"}, "text"),
-    ],
-)
-def test_mistake_is_shown_at_its_field(page: Client, kind: str, changed: dict[str, str], field: str) -> None:
-    response = page.post(f"/new/{kind}/", {**defaults(kind), **changed})
-    assert response.status_code == 422
-    assert list(response.context["form"].errors) == [field]
-    assert response.context["form"].errors[field][0] in html.unescape(response.content.decode())
-    assert not Job.objects.exists()
-
-
-def test_text_arrives_as_it_was_typed(page: Client) -> None:
-    page.post("/new/digest/", {"text": "  two\r\nlines \r\n", "top": "3"})
-    assert Job.objects.get().params == {"text": "  two\nlines \n", "top": 3}
-
-
-def test_unticked_box_is_no(page: Client) -> None:
-    page.post("/new/fetch/", {**defaults("fetch"), "headers_only": "on"})
-    page.post("/new/fetch/", defaults("fetch"))
-    assert [job.params["headers_only"] for job in Job.objects.order_by("pk")] == [True, False]
-
-
-def test_double_click_makes_one_job(page: Client) -> None:
-    sent = {**defaults("digest"), ONCE: KEY}
-    first, second = (page.post("/new/digest/", sent) for _ in range(2))
-    assert first.url == second.url
-    assert Job.objects.count() == 1
-    assert "sent before" in text_of(page.get(first.url))
-
-
-def test_changed_form_after_going_back_is_another_job(page: Client) -> None:
-    page.post("/new/digest/", {"text": "one", "top": "1", ONCE: KEY})
-    page.post("/new/digest/", {"text": "two", "top": "1", ONCE: KEY})
-    assert [job.params["text"] for job in Job.objects.order_by("pk")] == ["one", "two"]
-
-
-def test_each_form_has_its_own_key(page: Client) -> None:
-    keys = {re.search(rf'name="{ONCE}" value="(\w{{32}})"', page.get("/new/digest/").content.decode())[1] for _ in "12"}
-    assert len(keys) == 2
-
-
-@pytest.mark.parametrize("key", ["", "\x00", "x" * 500, "é"])
-def test_strange_key_is_no_key(page: Client, key: str) -> None:
-    for _ in "12":
-        assert page.post("/new/digest/", {**defaults("digest"), ONCE: key}).status_code == 302
-    assert Job.objects.count() == 2
-
-
-def test_too_many_open_jobs_is_429(page: Client, user: Any, settings: Any) -> None:
-    settings.ENV = settings.ENV.model_copy(update={"max_open_jobs": 1})
-    job = job_of(user)
-    for path in ("/new/digest/", f"/jobs/{job.pk}/again"):
-        response = page.post(path, defaults("digest"))
-        assert response.status_code == 429
-        assert response["Retry-After"] == "5"
-        assert "You have 1 open jobs of at most 1" in text_of(response)
-    assert Job.objects.count() == 1
-
-
-def test_full_lane_is_503(page: Client, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = job_of(user)
-    monkeypatch.setitem(submit._backlog_seen, "quick", (time.monotonic() + 60, 50_000))
-    for path in ("/new/digest/", f"/jobs/{job.pk}/again"):
-        response = page.post(path, defaults("digest"))
-        assert response.status_code == 503
-        assert response["Retry-After"] == "5"
-        assert "The quick lane has 50000 jobs waiting" in text_of(response)
-    assert Job.objects.count() == 1
 
 
 # ---- my jobs --------------------------------------------------------------------------------------------------------
@@ -554,113 +382,6 @@ def test_change_and_run_starts_from_the_old_params(page: Client, user: Any, othe
     assert page.get("/new/digest/?from=nonsense").status_code == 200
 
 
-# ---- fleet ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "_seen", (float("-inf"), {}))
-
-
-def lane_of(response: Any, name: str) -> str:
-    return response.content.decode().partition(f'data-lane="{name}"')[2].partition("</article>")[0]
-
-
-def test_fleet_shows_every_lane_and_its_workers(page: Client, settings: Any) -> None:
-    worker("io-7@host-nine", "io", 6, 2)
-    response = page.get("/fleet/")
-    assert re.findall(r'data-lane="(\w+)"', response.content.decode()) == list(settings.LANES.lanes)
-    lane = lane_of(response, "io")
-    for words in ("io-7", "host-nine", "2 of 6 slots busy", "threads pool", "Ready"):
-        assert words in lane
-    assert (lane.count('<i class="busy">'), lane.count("<i>")) == (2, 4)
-
-
-def test_lane_with_jobs_and_no_worker_is_loud(page: Client, user: Any) -> None:
-    job_of(user)
-    lane = lane_of(page.get("/fleet/live"), "quick")
-    assert "1 queued job and no worker: start a worker of the quick lane." in lane
-    assert page.get("/fleet/live").content.decode().count("lane alarm") == 1
-
-
-def test_lane_that_keeps_users_waiting_is_loud(page: Client, user: Any) -> None:
-    worker("quick-1@host", "quick", 1, 1)
-    job = job_of(user)
-    Job.objects.filter(pk=job.pk).update(created_at=timezone.now() - timezone.timedelta(seconds=30))
-    assert "times as long as this lane" in lane_of(page.get("/fleet/live"), "quick")
-
-
-def test_chart_counts_what_ended_in_each_minute(page: Client, user: Any, no_memory: None) -> None:
-    succeeded(user, {})
-    services.fail(running(user), "no")
-    old = succeeded(user, {})
-    Job.objects.filter(pk=old).update(finished_at=timezone.now() - timezone.timedelta(minutes=3))
-    minutes = history.per_minute()["quick"]
-    assert len(minutes) == history.MINUTES
-    assert sum(minute.ended for minute in minutes) == 3
-    assert sum(minute.failed for minute in minutes) == 1
-    assert minutes[-4].ended == 1
-    assert "1 ended, 0 failed" in lane_of(page.get("/fleet/live"), "quick")
-
-
-def test_chart_is_asked_of_the_ledger_once_for_many_who_watch(no_memory: None, django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(1):
-        history.per_minute()
-        history.per_minute()
-
-
-# ---- admin ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def admin(user: Any) -> Client:
-    user.is_staff = user.is_superuser = True
-    user.save()
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def test_admin_shows_the_ledger_and_changes_nothing(admin: Client, user: Any) -> None:
-    job = job_of(user)
-    worker("io-1@host", "io", 6, 2)
-    Leader.objects.create(role="sweeper", holder="host:1", until=timezone.now())
-    for path, key in (("jobs/job", str(job.pk)), ("fleet/worker", "io-1_40host"), ("jobs/leader", "sweeper")):
-        assert admin.get(f"/admin/{path}/").status_code == 200
-        shown = admin.get(f"/admin/{path}/{key}/change/")
-        assert shown.status_code == 200
-        assert 'name="_save"' not in shown.content.decode()
-        assert admin.get(f"/admin/{path}/add/").status_code == 403
-        assert admin.post(f"/admin/{path}/{key}/change/", {"state": "failed"}).status_code == 403
-        assert admin.post(f"/admin/{path}/{key}/delete/", {"post": "yes"}).status_code == 403
-    job.refresh_from_db()
-    assert job.state == State.QUEUED
-
-
-def test_admin_finds_jobs_by_id_and_owner(admin: Client, user: Any, other_user: Any) -> None:
-    mine, theirs = job_of(user), job_of(other_user)
-    for term, found, missed in ((theirs.pk, theirs, mine), (theirs.pk.hex, theirs, mine), ("ada", mine, theirs)):
-        content = admin.get("/admin/jobs/job/", {"q": str(term)}).content.decode()
-        assert f"/admin/jobs/job/{found.pk}/" in content
-        assert f"/admin/jobs/job/{missed.pk}/" not in content
-    content = admin.get("/admin/jobs/job/?lane=quick&kind=digest&state__exact=queued").content.decode()
-    assert str(mine.pk) in content
-    assert str(mine.pk) not in admin.get("/admin/jobs/job/?lane=io").content.decode()
-
-
-def test_admin_revokes_tokens_and_never_shows_them(admin: Client, user: Any) -> None:
-    token = create_token(user, "laptop")
-    row = ApiToken.objects.get()
-    for path in ("/admin/jobs/apitoken/", f"/admin/jobs/apitoken/{row.pk}/change/"):
-        content = admin.get(path).content.decode()
-        assert "laptop" in content
-        assert row.sha256 not in content
-        assert token not in content
-    assert admin.get("/admin/jobs/apitoken/add/").status_code == 403
-    admin.post(f"/admin/jobs/apitoken/{row.pk}/delete/", {"post": "yes"})
-    assert not ApiToken.objects.exists()
-
-
 # ---- every page -----------------------------------------------------------------------------------------------------
 
 
@@ -714,42 +435,6 @@ def test_error_pages_are_ours(page: Client) -> None:
     assert "Nothing here" in text_of(response)
     for name in ("400", "403", "403_csrf", "500"):
         assert 'href="/"' in render_to_string(f"{name}.html")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (None, "–"),
-        (0, "0 ms"),
-        (0.0004, "0.4 ms"),
-        (0.012, "12 ms"),
-        (0.0996, "0.10 s"),
-        (1.234, "1.23 s"),
-        (12.34, "12.3 s"),
-        (59.96, "1 min 00 s"),
-        (125, "2 min 05 s"),
-        (3599.6, "1 h 00 min"),
-        (7380, "2 h 03 min"),
-    ],
-)
-def test_durations_read_well(seconds: float | None, words: str) -> None:
-    assert headrace.duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("kind", "params", "words"),
-    [
-        ("fetch", {"timeout_s": 1, "url": "http://a.example/"}, "http://a.example/"),
-        ("digest", {"text": "  two\nlines ", "top": 1}, "two lines"),
-        ("digest", {"text": "x" * 300}, "x" * 90 + "…"),
-        ("mandelbrot", {"re": 0.1, "width": 9, "height": 6, "palette": "ink"}, "9 × 6 px, ink palette"),
-        ("burn", {"more": [2], "ms": 1.5, "seed": 1, "lane": "cpu"}, "lane cpu, ms 1.5, seed 1"),
-        ("long gone", {"depth": 3}, "depth 3"),
-        ("digest", {}, ""),
-    ],
-)
-def test_gist_tells_jobs_apart(kind: str, params: dict[str, Any], words: str) -> None:
-    assert headrace.gist(Job(kind=kind, params=params)) == words
 
 
 def test_job_of_a_kind_that_is_gone_is_still_shown(page: Client, user: Any) -> None:
