@@ -25,7 +25,7 @@ pytest_plugins = ["tests.fleets"]
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
 QUICK = {"LEASE_S": "3", "RENEW_S": "1", "SWEEP_S": "0.2", "LOST_AFTER_S": "2", "RETRY_BASE_S": "0.1"}
 ON_SQLITE = os.environ.get("HEADRACE_TEST_DATABASE") == "sqlite"  # test_on_sqlite.py asks for it
-CONTAINERS = ("compose", "hosts", "roles")
+CONTAINERS, DEMOS = ("compose", "hosts", "roles"), ("demo", "e2e")  # folders
 NEED_SERVERS = {"broker", "database_url", "db", "demo", "django_db_setup", "process_env", "ran"}
 NEED_CONTAINERS = {"clusters", "pipeline"}
 # What takes longest begins first; each of these has one thing that all its tests share, so one process runs them all.
@@ -51,7 +51,8 @@ def tier_of(item: pytest.Item) -> str:
     folder = item.path.relative_to(ROOT / "tests").parts[0]
     if fixtures & NEED_CONTAINERS or folder in CONTAINERS:
         return "hosts"
-    if fixtures & NEED_SERVERS or item.get_closest_marker("django_db") or item.get_closest_marker("servers"):
+    marked = item.get_closest_marker("django_db") or item.get_closest_marker("servers")
+    if fixtures & NEED_SERVERS or marked or folder in DEMOS:
         return "servers"
     return "unit"
 

@@ -9,6 +9,7 @@ import pytest
 from harness.servers import ROOT
 
 
+@pytest.mark.servers
 @pytest.mark.skipif("sqlite" in os.environ["HEADRACE_DATABASE_URL"], reason="this run is the one on SQLite")
 def test_ledger_holds_on_sqlite() -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-m", "ledger", "tests/app"]

@@ -148,6 +148,7 @@ def test_numbers_have_three_digits_that_matter(value: float | None, text: str) -
     assert number(value) == text
 
 
+@pytest.mark.servers
 def test_interrupted_bench_ends_its_processes(tmp_path: Path) -> None:
     """SIGTERM in the middle: everything it started is gone when it is."""
     argv = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path / "bench.json")]
