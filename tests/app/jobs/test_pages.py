@@ -22,7 +22,8 @@ from jobs.models import ApiToken, Job, Leader, State
 from jobs.submit import Submission, available_kinds
 from jobs.templatetags import headrace
 from jobs.tokens import create_token
-from jobs.views import ONCE, PAGE
+from jobs.views import ONE_TIME_KEY as ONCE
+from jobs.views import PAGE
 from kinds.base import Artifact, Part
 
 pytestmark = pytest.mark.django_db
