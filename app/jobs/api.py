@@ -24,7 +24,7 @@ from ninja.utils import check_csrf
 from fleet.status import lanes
 from jobs import schemas, services, submit, tokens
 from jobs.models import Job, JobArtifact, State
-from jobs.problems import MEDIA_TYPE, Problem, body_of
+from jobs.problems import MEDIA_TYPE, NO_SUCH_JOB, Problem, body_of
 from jobs.schemas import as_json, with_artifacts
 from kinds.base import Kind
 
@@ -77,7 +77,7 @@ def _my(request: HttpRequest, job_id: uuid.UUID) -> Job:
     """A job of the one who asks; anybody else's is answered like one that does not exist."""
     job = _mine(request).filter(pk=job_id).first()
     if job is None:
-        raise Problem(404, "You have no job with this id; see GET /api/jobs for those you have.")
+        raise Problem(404, NO_SUCH_JOB)
     return job
 
 

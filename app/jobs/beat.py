@@ -7,9 +7,7 @@ Each run is sent at most once. The broker is asked before a run is claimed, so a
 failure in the milliseconds between the claim and the message costs that run, and the next one is sent when it is due.
 """
 
-import os
 import signal
-import socket
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -24,7 +22,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from config import notify
-from jobs.leader import BEAT, lead, resign
+from jobs.leader import BEAT, lead, resign, this_process
 from jobs.models import ScheduleEntry
 
 log = structlog.get_logger(__name__)
@@ -35,7 +33,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
     """What Celery's beat calls in a loop; the entries and how they are sent are Celery's own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.holder = f"{socket.gethostname()}:{os.getpid()}"
+        self.holder = this_process()
         super().__init__(*args, **kwargs)
 
     def tick(self) -> float:

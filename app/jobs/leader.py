@@ -1,5 +1,7 @@
 """One leader for each role, by a row in the database: it needs no broker, and a dead leader's term runs out."""
 
+import os
+import socket
 from datetime import timedelta
 
 from django.db.models import Q
@@ -9,6 +11,11 @@ from jobs.models import Leader
 
 SWEEPER, BEAT = "sweeper", "beat"  # the roles
 TERM_S = 5.0  # a leader leads for this long, and renews its term each round: so soon another takes over from a dead one
+
+
+def this_process() -> str:
+    """Its name as a holder of a role: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def lead(role: str, holder: str, seconds: float = TERM_S) -> bool:

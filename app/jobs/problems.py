@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/api/"
+NO_SUCH_JOB = "You have no job with this id; see GET /api/jobs for those you have."
 Errors = Sequence[Mapping[str, str]]
 
 # What a client reads of an error that Django or ninja answered, not our own code.

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from django.db import Error as DatabaseError
 
 from jobs.models import Job
+from jobs.problems import NO_SUCH_JOB
 from push.answers import Receive, Scope, Send, headers_of, problem, respond, start
 from push.messages import SEND_TIMEOUT_S, client_told, message_of
 from push.watcher import GoingAway, UnknownJob, follow
@@ -35,7 +36,7 @@ async def _stream(scope: Scope, receive: Receive, send: Send, changes: AsyncGene
     try:
         job = await anext(changes)
     except UnknownJob:
-        await problem(send, 404, "You have no job with this id; see GET /api/jobs for those you have.")
+        await problem(send, 404, NO_SUCH_JOB)
     except GoingAway:
         await problem(send, 503, "This process is about to restart; try again.", retry_after="1")
     else:

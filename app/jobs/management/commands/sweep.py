@@ -1,6 +1,5 @@
 """`manage.py sweep`: the resident sweeper."""
 
-import os
 import select
 import signal
 import socket
@@ -14,7 +13,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from config import notify
-from jobs.leader import SWEEPER, lead, resign
+from jobs.leader import SWEEPER, lead, resign, this_process
 from jobs.outages import connection_lost
 from jobs.sweeper import BATCH, sweep
 
@@ -36,7 +35,7 @@ class Command(BaseCommand):
             self.stdout.write(str(sweep()))
             return
         stop, write_end = _stop_signals()
-        sweeper = Sweeper(f"{socket.gethostname()}:{os.getpid()}")
+        sweeper = Sweeper(this_process())
         notify.ready()
         pause = 0.0
         while not select.select([stop], [], [], pause)[0]:
