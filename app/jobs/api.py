@@ -21,7 +21,7 @@ from ninja.parser import Parser
 from ninja.security import APIKeyCookie, HttpBearer
 from ninja.utils import check_csrf
 
-from fleet.status import lanes
+from fleet import status as fleet_status
 from jobs import schemas, services, submit, tokens
 from jobs.models import Job, JobArtifact, State
 from jobs.problems import MEDIA_TYPE, NO_SUCH_JOB, Problem, body_of
@@ -299,7 +299,7 @@ def follow_job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 @api.get("/lanes", response=schemas.LanesOut, summary="Lanes and workers", tags=["fleet"])
 def list_lanes(request: HttpRequest) -> dict[str, Any]:
     """Every lane now: what waits, what runs, and which workers serve it."""
-    return {"items": lanes()}
+    return {"items": fleet_status.lanes()}
 
 
 @api.get("/kinds", response=schemas.KindsOut, summary="Kinds of work", tags=["jobs"], by_alias=True)
