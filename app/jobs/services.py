@@ -65,7 +65,7 @@ def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
 
 
 def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
-    """Take a queued job that is due. None: somebody else has it, it has ended, or it is not due; drop the message."""
+    """Take a queued job that is due. None: it is running, has ended, or is not due; drop the message."""
     statement = _claiming()
     values = statement.bind(id=_stored(job_id), worker=worker, pool=pool)
     for job in list(Job.objects.raw(statement.sql, values)):

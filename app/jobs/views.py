@@ -226,7 +226,7 @@ def cancel(request: Request, job_id: uuid.UUID) -> HttpResponse:
     elif now.finished:
         messages.success(request, "Cancelled.")
     else:
-        messages.info(request, "Asked to stop; it ends as soon as its worker has let go of it.")
+        messages.info(request, "Asked to stop; the job ends as soon as its worker has stopped it.")
     return redirect("jobs:detail", job_id)
 
 
