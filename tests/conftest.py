@@ -272,7 +272,7 @@ def start_worker(launch: Launch, transactional_db: None) -> Callable[..., Proces
         options = ["-n", f"{name}@%h", "-Q", ",".join(settings.LANES[lane].queues), "-P", pool, "-c", str(slots)]
         options += ["--without-gossip", "--without-mingle", "--without-heartbeat", *extra]
         argv = ["celery", "-A", "config", "worker", *options]
-        process = launch(name, *argv, HEADRACE_LANE=lane, HEADRACE_WORKER=name, **env)
+        process = launch(name, *argv, HEADRACE_LANE=lane, **env)
         here = Worker.objects.filter(name__startswith=f"{name}@")
         wait_until(lambda: process.alive() and here.exists() and "ready" in process.output(), 60, f"{name} is ready")
         return process

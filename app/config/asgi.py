@@ -1,4 +1,4 @@
-"""Push: `gunicorn -k asgi config.asgi:application`. WebSockets and event streams only; wsgi.py serves the rest."""
+"""Push: `gunicorn -k asgi config.asgi:application`. WebSockets and event streams; config/wsgi.py serves the rest."""
 
 import os
 from typing import Any
@@ -14,11 +14,11 @@ from django.urls import path, re_path  # noqa: E402
 from push import process, sockets, streams  # noqa: E402
 from push.answers import App  # noqa: E402
 from push.identity import signed_in  # noqa: E402
-from push.outages import database_may_be_away  # noqa: E402
+from push.outages import wait_for_database  # noqa: E402
 
 
 def at(route: str, app: Any) -> Any:
-    """An address. Channels borrows Django's patterns for ASGI applications, which Django's types do not know."""
+    """An address. Channels uses Django's patterns for ASGI applications, which Django's types do not allow."""
     return path(route, app)
 
 
@@ -28,8 +28,8 @@ def elsewhere(app: Any) -> Any:
 
 
 def for_users(app: Any) -> App:
-    """An application that knows who asks."""
-    return database_may_be_away(signed_in(app))
+    """An application that finds the user in its scope."""
+    return wait_for_database(signed_in(app))
 
 
 HTTP = [

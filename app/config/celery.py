@@ -48,7 +48,7 @@ def bound_to(table: LaneTable, routing_key: str) -> list[tuple[str, str]]:
 
 
 def transport_options(lane_name: str | None, lane: Lane | None) -> dict[str, Any]:
-    """Redis transport options; a lane's own keys keep its visibility timeout from another lane's messages."""
+    """Redis transport options. Each lane has its own keys, so its visibility timeout holds for its messages only."""
     options: dict[str, Any] = {
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
@@ -65,7 +65,7 @@ def transport_options(lane_name: str | None, lane: Lane | None) -> dict[str, Any
             "unacked_key": f"unacked.{lane_name}",
             "unacked_index_key": f"unacked_index.{lane_name}",
             "unacked_mutex_key": f"unacked_mutex.{lane_name}",
-            "socket_timeout": 5,  # BRPOP, where a worker waits, has a limit of its own: a second, then a health check
+            "socket_timeout": 5,  # not for BRPOP, where a worker waits: that takes a second, then comes a health check
             "socket_connect_timeout": 5,
         }
         options.pop("max_retries")
@@ -90,7 +90,7 @@ app.conf.update(
     broker_url=settings.ENV.broker_url,
     broker_transport_options=transport_options(settings.ENV.lane, LANE),
     broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,  # for ever: Celery's 100 would end every worker after minutes without a broker
+    broker_connection_max_retries=None,  # without end: after Celery's 100 tries every worker would exit
     result_backend=settings.ENV.result_url or settings.ENV.broker_url,
     result_backend_always_retry=True,
     result_expires=3600,
@@ -119,24 +119,24 @@ app.steps["worker"] |= {"worker.lease:LeaseKeeper", "worker.watchdog:Watchdog"}
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def keep_our_logging(**_: Any) -> None:
-    """Connected, so Celery leaves logging alone: Django's LOGGING has already set it up."""
+    """Does nothing; while it is connected Celery does not set up logging, which Django's LOGGING has done."""
 
 
 @task_prerun.connect  # type: ignore[untyped-decorator]
 @task_postrun.connect  # type: ignore[untyped-decorator]
 def keep_good_connections(**_: Any) -> None:
-    """What Django does around a request: a connection is kept if it is well, or given back if there is a pool."""
+    """As Django does around a request: a connection is kept if it works, or given back if there is a pool."""
     close_old_connections()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 @beat_init.connect  # type: ignore[untyped-decorator]
 def is_up(**_: Any) -> None:
-    """The worker consumes, or beat ticks: systemd may go on."""
+    """The worker consumes, or beat runs: tell systemd that the unit has started."""
     notify.ready()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def is_draining(**_: Any) -> None:
-    """A warm shutdown has begun; it ends when the running jobs have."""
+    """A warm shutdown has begun; it ends when the running jobs have ended."""
     notify.stopping()

@@ -1,7 +1,7 @@
 """Every HEADRACE_* environment variable: its type, its default, and what it is for.
 
-An unknown or a missing variable, or a value that makes no sense, stops the process at start with one sentence.
-`HEADRACE_X_FILE=/path` gives the value of `HEADRACE_X` from a file, for secrets that must not stand in the environment.
+A variable that is unknown, missing or has an impossible value stops the process at start with one sentence.
+`HEADRACE_X_FILE=/path` gives the value of `HEADRACE_X` from a file, for secrets that must not be in the environment.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX = "HEADRACE_"
-READ_ELSEWHERE = {"fetch_allow", "token"}  # kinds/net.py, which knows nothing of Django; a client's token, loadtests
+READ_ELSEWHERE = {"fetch_allow", "token"}  # by kinds/net.py, which does not load Django; by the load tests
 
 
 def _split(value: object) -> object:
@@ -35,7 +35,7 @@ class Environment(BaseModel):
     # the web tier
     allowed_hosts: CommaList = []
     trusted_origins: CommaList = []  # https://host[:port] that may post forms and open WebSockets, besides our own
-    plain_http: bool = False  # no TLS in front: cookies without Secure, no HSTS. For the demo and for tests
+    plain_http: bool = False  # without TLS: cookies without Secure, no HSTS. Only for the demo and for tests
     debug: bool = False
     static_root: Path | None = None  # where collectstatic puts files for nginx
     database_pool: int = Field(0, ge=0)  # connections shared by one process's threads; 0: one per thread, kept open
@@ -47,20 +47,18 @@ class Environment(BaseModel):
     max_body_bytes: int = Field(2_500_000, gt=0)
     max_result_bytes: int = Field(256_000, gt=0)
     max_artifact_bytes: int = Field(64_000_000, gt=0)
-    max_open_jobs: int = Field(5000, gt=0)  # of one user, batches included, parts of a job not
+    max_open_jobs: int = Field(5000, gt=0)  # of one user; jobs of batches count, parts of a job do not
     retention_days: float = Field(30, gt=0)  # finished jobs are deleted after this
-    synthetic_kinds: bool = False  # burn and wait: only for load tests and sizing
+    synthetic_kinds: bool = False  # offer the kinds burn and wait, for load tests and sizing
 
     # recovery, in seconds
     lease_s: float = Field(15, gt=0)
     renew_s: float = Field(5, gt=0)
     sweep_s: float = Field(1, gt=0)
-    lost_after_s: float = Field(10, gt=0)  # a queued job that its queue has overtaken is published again after this
+    lost_after_s: float = Field(10, gt=0)  # a job whose message the broker has lost is published again after this
     retry_base_s: float = Field(2, ge=0)  # first backoff of a transient failure; doubles each time, with full jitter
 
-    # this process
-    lane: str | None = None  # a worker's lane
-    worker: str | None = None  # a worker unit's name, e.g. cpu-1
+    lane: str | None = None  # of this process, if it is a worker
 
 
 def _from_files(found: dict[str, str]) -> dict[str, str]:

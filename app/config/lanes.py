@@ -1,4 +1,4 @@
-"""Loads and checks the lane table (lanes.yml); knows nothing of Django or Celery."""
+"""Loads and checks the lane table (lanes.yml), without Django or Celery."""
 
 from pathlib import Path
 from typing import Any, Literal

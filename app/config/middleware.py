@@ -11,7 +11,7 @@ POLICY = (
 
 
 def content_security_policy(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
-    """Only our own scripts run. Inline styles stay allowed: the admin and the API docs need them."""
+    """Browsers run our own scripts only. Inline styles stay allowed: the admin and the API docs need them."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)

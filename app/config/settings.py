@@ -45,7 +45,6 @@ MIDDLEWARE = [
 ]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
-ASGI_APPLICATION = "config.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -66,15 +65,15 @@ def _sqlite(path: str) -> dict[str, Any]:
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": path,
         "OPTIONS": {
-            "transaction_mode": "IMMEDIATE",  # a writer waits its turn at BEGIN instead of failing in the middle
+            "transaction_mode": "IMMEDIATE",  # a writer waits its turn at BEGIN, and does not fail in the middle
             "timeout": 20,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         },
     }
 
 
-# A query over a network that has been cut would wait for ever: what was sent and not acknowledged for 10 s is given up,
-# and so is a connection on which, while it waits for an answer, nobody has been there for 5 + 3 x 2 s.
+# A query over a network that has been cut would wait for ever. The connection is given up when what was sent is not
+# acknowledged for 10 s, or when, while it waits for an answer, the server does not answer keepalives for 5 + 3 x 2 s.
 NOTICE_A_CUT = {
     "tcp_user_timeout": 10_000,  # milliseconds
     "keepalives_idle": 5,
@@ -130,7 +129,7 @@ AUTH_PASSWORD_VALIDATORS = [
 SECURE_TLS = not ENV.plain_http
 SECURE_SSL_REDIRECT = SECURE_TLS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SECURE_TLS else None
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # asked by machines, inside the network
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # monitoring asks them over plain HTTP
 SECURE_HSTS_SECONDS = 31536000 if SECURE_TLS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_TLS
 SECURE_HSTS_PRELOAD = SECURE_TLS
@@ -142,8 +141,7 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 DATA_UPLOAD_MAX_MEMORY_SIZE = ENV.max_body_bytes
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
-
-NINJA_PAGINATION_MAX_LIMIT = 100
+RETRY_AFTER_S = 5  # what clients are told to wait when a lane is full or the database is out of reach
 
 structlog.configure(
     processors=[
@@ -179,7 +177,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": ENV.log_level},
     "loggers": {
         "django.server": {"handlers": ["stderr"], "propagate": False},
-        # Celery logs "received" and "succeeded" of each task; worker/attempt.py logs "started" and "ended" with the job
+        # Celery logs "received" and "succeeded" of each task; worker/attempt.py logs start and end with the job
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
     },

@@ -1,4 +1,4 @@
-"""HTTP: `gunicorn config.wsgi -k gthread`."""
+"""Web: `gunicorn config.wsgi -k gthread`. Everything but WebSockets and event streams (config/asgi.py)."""
 
 import os
 

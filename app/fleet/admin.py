@@ -1,4 +1,4 @@
-"""Workers in the admin: to look at, since each worker writes its own row."""
+"""Workers in the admin, read-only: each worker writes its own row."""
 
 from django.contrib import admin
 

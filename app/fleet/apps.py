@@ -1,4 +1,4 @@
-"""The live page: lanes, workers, depth."""
+"""The fleet: the worker units and sweepers that are up, and how each lane is doing; the live page and the metrics."""
 
 from django.apps import AppConfig
 

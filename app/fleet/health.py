@@ -1,6 +1,6 @@
-"""What machines ask: /healthz (this process), /readyz (can it serve?), /metrics (Prometheus).
+"""For monitoring: /healthz (is this process up?), /readyz (can it serve?), /metrics (Prometheus).
 
-None of the three needs a sign-in, so the load balancer must not offer them to the world. They obey ALLOWED_HOSTS like
+None of the three needs a sign-in, so the load balancer must not make them public. ALLOWED_HOSTS holds for them as for
 every other address: a probe that calls a host by its IP is answered 400, unless it sends an allowed `Host` header
 (`curl -H 'Host: ...'`; Prometheus: `http_headers`) or the inventory allows the IP.
 """
@@ -23,7 +23,7 @@ from jobs.models import Leader
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
-    """The process answers; nothing else is asked."""
+    """200 while the process answers; nothing else is checked."""
     return HttpResponse("ok", content_type="text/plain")
 
 
@@ -35,7 +35,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
-    """What the ledger says of the lanes, so that any web host answers for the whole fleet."""
+    """The whole fleet, from the ledger, so that any web host gives the same answer."""
     try:
         return HttpResponse(generate_latest(_registry()), content_type=CONTENT_TYPE_LATEST)
     except DatabaseError:
@@ -52,7 +52,7 @@ def _database() -> bool:
 
 
 def _broker() -> tuple[str, float]:
-    """In a word, and the share of its memory that it uses."""
+    """Its state in a word, and the share of its memory that it uses."""
     try:
         share = backpressure.memory()
     except redis.RedisError:
@@ -74,10 +74,10 @@ GAUGES: dict[str, tuple[str, Callable[[LaneStatus], float]]] = {
 
 
 class FleetCollector(Collector):
-    """Asks the database anew at each scrape."""
+    """Asks the database at each scrape."""
 
     def collect(self) -> Iterator[Metric]:
-        """One gauge a fact, labelled by lane; and those of the whole fleet."""
+        """A gauge for each fact about a lane, labelled by lane; and the metrics of the whole fleet."""
         yield from _lane_gauges(lanes())
         yield from _broker_gauges()
         leader = GaugeMetricFamily("headrace_leader", "1 for who leads a role now.", labels=["role", "holder"])

@@ -12,7 +12,7 @@ from django.utils import timezone
 from jobs.models import FINISHED, Job, State
 
 MINUTES = 15
-SEEN_FOR_S = 2.0  # however many people watch, the ledger is asked this often by each process
+SEEN_FOR_S = 2.0  # each process asks the ledger at most this often, however many people look
 
 Counts = dict[tuple[str, datetime], tuple[int, int]]
 _seen: tuple[float, Counts] = (float("-inf"), {})
@@ -28,7 +28,7 @@ class Minute:
 
 
 def per_minute() -> dict[str, list[Minute]]:
-    """For every lane its last MINUTES minutes, oldest first; the last one is not over yet."""
+    """For every lane its last MINUTES minutes, oldest first; the last one is still going on."""
     counts = _counts()
     this = timezone.now().replace(second=0, microsecond=0)
     starts = [this - timedelta(minutes=back) for back in range(MINUTES - 1, -1, -1)]

@@ -1,11 +1,11 @@
-"""What the processes of the fleet say of themselves: worker units, and whichever sweeper leads."""
+"""What the processes of the fleet write of themselves: worker units, and the sweeper that leads."""
 
 from django.db import models
 from django.db.models.functions import Now
 
 
 class Worker(models.Model):
-    """One worker unit, as it last described itself."""
+    """One worker unit, as of its last heartbeat."""
 
     name = models.CharField(max_length=120, primary_key=True)
     host = models.CharField(max_length=120)
@@ -24,7 +24,7 @@ class Worker(models.Model):
 
 
 class Sweeps(models.Model):
-    """What all sweepers have done so far, and their last round: one row."""
+    """What all sweepers together have done, and their last round: one row."""
 
     rounds = models.PositiveBigIntegerField(default=0)
     lost = models.PositiveBigIntegerField(default=0)

@@ -1,4 +1,4 @@
-"""What workers and sweepers write of themselves; fleet/status.py reads it."""
+"""What workers and sweepers write of themselves, for fleet/status.py to read."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from fleet.models import Sweeps, Worker
 
 
 def heartbeat(name: str, description: dict[str, Any]) -> None:
-    """A worker unit says that it is here: its host, lane, pool, concurrency and how many jobs it is running."""
+    """A worker unit is up: its host, lane, pool, concurrency and how many jobs it runs."""
     if not Worker.objects.filter(name=name).update(**description, seen_at=Now()):
         Worker.objects.update_or_create(name=name, defaults=description)
 
 
 def leave(name: str) -> None:
-    """A worker unit says that it has stopped."""
+    """A worker unit has stopped."""
     Worker.objects.filter(name=name).delete()
 
 
 def tally(**counts: int) -> None:
-    """Add to what the sweepers have done."""
+    """Add to the counts of what the sweepers have done."""
     _sweeps(**{name: F(name) + count for name, count in counts.items()})
 
 
 def swept(seconds: float, **moved: int) -> None:
-    """A sweeper says that it has gone round, how long that took, and what it moved."""
+    """A sweeper has finished a round: how long it took, and how many jobs each step moved."""
     counts = {name: F(name) + count for name, count in {**moved, "rounds": 1}.items() if count}
     _sweeps(round_s=seconds, swept_at=Now(), **counts)
 

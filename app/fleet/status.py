@@ -6,12 +6,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import Count, Min, Q
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Now
 
 from fleet.models import Sweeps, Worker
-from jobs.models import FINISHED, Job, Leader, State
+from jobs.leader import SWEEPER
+from jobs.models import DUE_AT, FINISHED, Job, Leader, State
 
-GONE_AFTER_S = 20.0  # a worker that has said nothing for this long is not shown
+GONE_AFTER_S = 20.0  # a worker without a heartbeat for this long is not shown
 THROUGHPUT_MINUTES = 5
 Waiting = dict[tuple[str, str], dict[str, Any]]
 Finished = dict[str, dict[str, Any]]
@@ -34,7 +35,7 @@ class Sweeping:
 def sweeping() -> Sweeping:
     """The sweepers now."""
     found = Sweeps.objects.annotate(now=Now()).filter(pk=1).first()
-    leader = Leader.objects.filter(role="sweeper", until__gte=Now()).values_list("holder", flat=True).first()
+    leader = Leader.objects.filter(role=SWEEPER, until__gte=Now()).values_list("holder", flat=True).first()
     ago = (found.now - found.swept_at).total_seconds() if found and found.swept_at else None
     return Sweeping(found or Sweeps(), leader or "", ago)
 
@@ -65,10 +66,9 @@ def lanes() -> list[LaneStatus]:
 
 
 def _waiting() -> Waiting:
-    """Open jobs by lane and state. Jobs that are not due yet, and parents that wait for parts, hold nobody up."""
+    """Open jobs by lane and state, without those that are not due yet and parents that wait for their parts."""
     rows = Job.objects.filter(state__in=(State.QUEUED, State.RUNNING), open_parts=0).exclude(run_after__gt=Now())
-    since = Coalesce("run_after", "created_at")
-    found = rows.values("lane", "state").annotate(count=Count("id"), oldest=Min(since), now=Now())
+    found = rows.values("lane", "state").annotate(count=Count("id"), oldest=Min(DUE_AT), now=Now())
     return {(row["lane"], row["state"]): dict(row) for row in found}
 
 

@@ -1,4 +1,4 @@
-"""The fleet page: what fleet/status.py knows of the lanes, drawn."""
+"""The fleet page: draws what fleet/status.py and fleet/history.py know of the lanes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ GAP = 2
 
 @dataclass(frozen=True)
 class Bar:
-    """One minute of a lane's chart, in the units of its drawing: what went well, and the failures on top of it."""
+    """One minute of a lane's chart, in the units of its drawing: the failed jobs are on top of the others."""
 
     x: int
     ok: float
@@ -38,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a lane is doing: a class for its colour, a word, and a sentence where something is to be done."""
+    """How a lane is doing: a CSS class, a word, and a sentence if something should be done."""
 
     level: str
     word: str
@@ -52,18 +52,18 @@ def verdict(lane: LaneStatus) -> Verdict:
         jobs = f"{lane.queued} queued job{'s' if lane.queued > 1 else ''}"
         return Verdict("bad", "No worker", f"{jobs} and no worker: start a worker of the {lane.name} lane.")
     if not lane.workers:
-        return Verdict("idle", "No worker", "Nothing is waiting, but a job that arrives now would.")
+        return Verdict("idle", "No worker", "No job is waiting, but one that arrives now would have to.")
     if late > 1:
         return Verdict("bad", "Late", f"The oldest job waits {late:.1f} times as long as this lane's target.")
     if lane.queued >= lane.max_backlog:
         return Verdict("bad", "Full", "New jobs are refused until the backlog is smaller.")
     if late > 0.5:
-        return Verdict("warn", "Slow", "The oldest job is on its way to miss this lane's target.")
+        return Verdict("warn", "Slow", "The oldest job has waited for more than half of this lane's target.")
     return Verdict("good", "Working" if lane.running else "Ready")
 
 
 def chart(minutes: list[Minute]) -> list[Bar]:
-    """The columns of a lane's chart; the tallest minute fills the height, unless it is a mere handful."""
+    """The columns of a lane's chart; the busiest minute fills the height, unless it has fewer than four jobs."""
     tallest = max(4, *(minute.ended for minute in minutes))
     unit = CHART_HEIGHT / tallest
     return [
@@ -78,7 +78,7 @@ def chart(minutes: list[Minute]) -> list[Bar]:
 
 
 def slots(lane: LaneStatus) -> list[dict[str, Any]]:
-    """Each worker of a lane with its slots, filled and free."""
+    """Each worker of a lane with its slots, busy and free."""
     return [
         {
             "worker": worker,
@@ -122,7 +122,7 @@ def _drawn() -> dict[str, Any]:
 @require_safe
 @never_cache
 def fleet(request: HttpRequest) -> HttpResponse:
-    """Every lane: what waits, who works, how fast it goes."""
+    """Every lane: what is queued, which workers serve it, how fast it goes."""
     return render(request, "fleet/fleet.html", _drawn())
 
 

@@ -1,4 +1,4 @@
-"""The ledger in the admin: to look at. Only jobs.services changes it."""
+"""The ledger in the admin, read-only: only jobs.services changes it."""
 
 import uuid
 from typing import Any
@@ -13,11 +13,11 @@ from jobs.models import ApiToken, Job, Leader
 
 admin.site.site_header = "Headrace"
 admin.site.site_title = "Headrace"
-admin.site.index_title = "Behind the pages"
+admin.site.index_title = "Administration"
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that people may look at and not touch."""
+    """Rows that people may read, and not change."""
 
     actions: tuple[str, ...] | None = None
     show_full_result_count = False
@@ -33,7 +33,7 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class Known(admin.SimpleListFilter):
-    """A filter whose choices are known without asking a large table for its distinct values."""
+    """A filter whose choices come from the code, so that a large table need not be asked for its distinct values."""
 
     names: dict[str, Any]
 
@@ -77,7 +77,7 @@ class JobAdmin(ReadOnly):
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ReadOnly):
-    """Deleting one revokes it. They are made by `manage.py create_api_token`, which shows the token once."""
+    """Deleting a token revokes it. Tokens are made by `manage.py create_api_token`, which shows the token once."""
 
     list_display = ("user", "name", "created_at", "last_used_at")
     list_select_related = ("user",)

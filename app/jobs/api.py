@@ -1,7 +1,7 @@
-"""The API. Views are thin: they check, call a service, and answer; errors are problems (problems.py).
+"""The API. Views are thin: they check, call a service, and answer; errors are problems (jobs/problems.py).
 
-The answers are made by `schemas.as_json` and written as they are: ninja's own validation of responses would check the
-same dictionary a second time on every request. The tests hold the document against the answers instead.
+The answers are made by `schemas.as_json` and not validated by ninja, which would cost time on every request. The tests
+compare the answers with the OpenAPI document instead.
 """
 
 import json
@@ -21,19 +21,13 @@ from ninja.parser import Parser
 from ninja.security import APIKeyCookie, HttpBearer
 from ninja.utils import check_csrf
 
-from fleet import status as fleet
+from fleet import status as fleet_status
 from jobs import schemas, services, submit, tokens
 from jobs.models import Job, JobArtifact, State
-from jobs.problems import MEDIA_TYPE, Problem, body_of
+from jobs.problems import MEDIA_TYPE, NO_SUCH_JOB, Problem, body_of
 from jobs.schemas import as_json, with_artifacts
 from kinds.base import Kind
 
-STATUSES: dict[type[submit.Refused], int] = {
-    submit.InvalidSubmission: 422,
-    submit.KeyConflict: 409,
-    submit.TooManyOpenJobs: 429,
-    submit.LaneFull: 503,
-}
 INLINE = {"image/png", "image/jpeg", "image/webp", "text/plain", "application/json"}
 DESCRIPTION = """Submit work, follow it, fetch what came of it.
 
@@ -80,17 +74,17 @@ def _mine(request: HttpRequest) -> QuerySet[Job]:
 
 
 def _my(request: HttpRequest, job_id: uuid.UUID) -> Job:
-    """A job of the one who asks; anybody else's is as absent as one that never was."""
+    """A job of the one who asks; anybody else's is answered like one that does not exist."""
     job = _mine(request).filter(pk=job_id).first()
     if job is None:
-        raise Problem(404, "You have no job with this id; see GET /api/jobs for those you have.")
+        raise Problem(404, NO_SUCH_JOB)
     return job
 
 
-# ---- what comes in --------------------------------------------------------------------------------------------------
+# ---- request bodies --------------------------------------------------------------------------------------------------
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("an object names the same field twice")
@@ -107,7 +101,7 @@ class StrictParser(Parser):
     def parse_body(self, request: HttpRequest) -> Any:
         """The body as Python; ninja turns whatever is raised here into a 400, see `_http_error`."""
         try:
-            return json.loads(request.body.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+            return json.loads(request.body.decode(), object_pairs_hook=_unique_fields, parse_constant=_no_constant)
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
         except UnicodeDecodeError:
@@ -115,7 +109,7 @@ class StrictParser(Parser):
 
 
 class HeadraceAPI(NinjaAPI):
-    """ninja's API with our own words in the document."""
+    """ninja's API with our own OpenAPI document."""
 
     def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
         """The document; made once, since nothing in it changes while the process lives."""
@@ -141,14 +135,14 @@ def _problem(request: HttpRequest, problem: Problem) -> HttpResponse:
 
 
 @api.exception_handler(AuthenticationError)
-def _unknown(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
+def _not_signed_in(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
     refused = ', error="invalid_token"' if "Authorization" in request.headers else ""
     return Problem(401, WWW_Authenticate=f'Bearer realm="headrace"{refused}').response()
 
 
 @api.exception_handler(HttpError)
 def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
-    """The only one left that ninja raises is its 400 for a body that the parser refused."""
+    """The one that ninja itself raises here is its 400 for a body that the parser refused."""
     return Problem(error.status_code, f"The body cannot be read: {error.__cause__ or error}.").response()
 
 
@@ -169,15 +163,8 @@ def _field(error: dict[str, Any]) -> dict[str, str]:
 
 @api.exception_handler(submit.Refused)
 def _refused(request: HttpRequest, refused: submit.Refused) -> HttpResponse:
-    statuses = {
-        submit.InvalidSubmission: 422,
-        submit.KeyConflict: 409,
-        submit.TooManyOpenJobs: 429,
-        submit.LaneFull: 503,
-    }
-    status = statuses[type(refused)]
-    later = {"Retry_After": str(submit.RETRY_AFTER_S)} if status == 503 else {}
-    return Problem(status, refused.detail, _place(request, refused), **later).response()
+    later = {"Retry_After": str(settings.RETRY_AFTER_S)} if refused.http_status == 503 else {}
+    return Problem(refused.http_status, refused.detail, _place(request, refused), **later).response()
 
 
 def _place(request: HttpRequest, refused: submit.Refused) -> list[dict[str, str]]:
@@ -190,7 +177,7 @@ def _place(request: HttpRequest, refused: submit.Refused) -> list[dict[str, str]
 @api.exception_handler(OperationalError)
 @api.exception_handler(InterfaceError)
 def _database_away(request: HttpRequest, error: DatabaseError) -> NoReturn:
-    """Waited out, or answered 503, by jobs.outages."""
+    """jobs.outages waits for the database, or answers 503."""
     raise error
 
 
@@ -279,16 +266,16 @@ def get_artifact(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
         return HttpResponse(status=304, headers=headers)
     artifact = artifacts.first()
     if artifact is None:
-        raise Problem(404, f"The job has left no file: it {_how_it_stands(job)}.")
+        raise Problem(404, f"The job has left no file: it {_state_in_words(job)}.")
     return _file(artifact, headers)
 
 
-def _how_it_stands(job: Job) -> str:
+def _state_in_words(job: Job) -> str:
     return f"is {job.state}" if job.state != State.SUCCEEDED else "succeeded with a result only"
 
 
 def _file(artifact: JobArtifact, headers: dict[str, str]) -> HttpResponse:
-    """Whatever is in the file, a browser that opens it runs none of it."""
+    """The file, with headers that keep a browser from running anything in it."""
     response = HttpResponse(bytes(artifact.content), content_type=artifact.media_type, headers=headers)
     as_attachment = artifact.media_type not in INLINE
     response["Content-Disposition"] = content_disposition_header(as_attachment, artifact.filename) or "attachment"
@@ -312,7 +299,7 @@ def follow_job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 @api.get("/lanes", response=schemas.LanesOut, summary="Lanes and workers", tags=["fleet"])
 def list_lanes(request: HttpRequest) -> dict[str, Any]:
     """Every lane now: what waits, what runs, and which workers serve it."""
-    return {"items": fleet.lanes()}
+    return {"items": fleet_status.lanes()}
 
 
 @api.get("/kinds", response=schemas.KindsOut, summary="Kinds of work", tags=["jobs"], by_alias=True)

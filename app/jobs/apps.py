@@ -1,4 +1,4 @@
-"""The life of a job."""
+"""The app of the ledger and its web face."""
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -10,7 +10,7 @@ class JobsConfig(AppConfig):
     name = "jobs"
 
     def ready(self) -> None:
-        """In every process: a kind that no lane serves stops it here, instead of losing jobs later."""
+        """A kind that no lane serves stops every process here, before it can lose a job."""
         from jobs.publish import route
 
         for kind in kinds.ALL.values():

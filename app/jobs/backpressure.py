@@ -1,31 +1,22 @@
-"""How the broker is. One that fills up gets nothing more before it is full: the jobs wait in the ledger meanwhile.
+"""Stops publishing before the broker is full; jobs wait in the ledger meanwhile.
 
-At its memory limit Redis refuses writes, and workers write too, to record what they have taken: one that is full can
-no longer be emptied. So publishing stops well before that, and goes on when there is room again.
+At its memory limit Redis refuses every write, those of workers too, which record what they have taken: a full broker
+cannot be emptied. So publishing stops well below the limit, and goes on when there is room again.
 """
 
 import time
-from functools import cache
 
 import redis
 import structlog
-from django.conf import settings
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+
+from jobs.redis_client import client
 
 ANSWER_S = 0.4  # to connect, and again to answer
-FULL, ROOM = 0.8, 0.7  # of its memory: publishing stops above the one, and goes on below the other
+FULL, ROOM = 0.8, 0.7  # shares of the broker's memory: publishing stops above the one, and goes on below the other
 SEEN_FOR_S = 0.5
-QUIET_S = 2.0  # one that does not answer is left alone for this long: asking takes time, and submits wait for it
+RECHECK_S = 2.0  # a broker that did not answer is asked again after this long: a submit waits while it is asked
 
 log = structlog.get_logger(__name__)
-
-
-@cache
-def _client() -> redis.Redis:
-    once = Retry(NoBackoff(), 0)
-    limits = {"socket_connect_timeout": ANSWER_S, "socket_timeout": ANSWER_S}
-    return redis.Redis.from_url(settings.ENV.broker_url, retry=once, **limits)
 
 
 def memory() -> float:
@@ -34,7 +25,7 @@ def memory() -> float:
     Raises:
         RedisError: it does not answer.
     """
-    found = _client().info("memory")
+    found = client(ANSWER_S).info("memory")
     return float(found["used_memory"] / found["maxmemory"]) if found["maxmemory"] else 0.0
 
 
@@ -47,19 +38,19 @@ class Gate:
         self._until = float("-inf")
 
     def is_open(self) -> bool:
-        """As seen a moment ago."""
+        """As seen at most SEEN_FOR_S seconds ago (RECHECK_S, if the broker did not answer)."""
         if time.monotonic() >= self._until:
-            self._until = time.monotonic() + SEEN_FOR_S  # other threads go by what was seen before
+            self._until = time.monotonic() + SEEN_FOR_S  # meanwhile other threads use the last answer
             self.look()
         return self._open
 
     def look(self) -> bool:
-        """As it is now."""
+        """As it is now: asks the broker."""
         try:
             self._measure(memory())
         except redis.RedisError as error:
-            log.warning("broker out of reach, jobs wait in the ledger", error=str(error))
-            self._open, self._until = False, time.monotonic() + QUIET_S
+            log.warning("broker out of reach: jobs wait in the ledger until it answers", error=str(error))
+            self._open, self._until = False, time.monotonic() + RECHECK_S
         else:
             self._open, self._until = not self.full, time.monotonic() + SEEN_FOR_S
         return self._open
@@ -67,8 +58,8 @@ class Gate:
     def _measure(self, share: float) -> None:
         full = share > (ROOM if self.full else FULL)
         if full != self.full:
-            what = "broker nearly full, jobs wait in the ledger" if full else "broker has room again"
-            log.warning(what, memory=round(share, 2))
+            nearly_full = "broker nearly full: jobs wait in the ledger until it has room"
+            log.warning(nearly_full if full else "broker has room: publishing goes on", memory=round(share, 2))
         self.full = full
 
 

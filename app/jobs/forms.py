@@ -15,7 +15,7 @@ BOUNDS = {"minimum": "min", "maximum": "max", "multipleOf": "step", "minLength":
 
 
 class Text(forms.CharField):
-    """Text as it was meant: browsers send line ends as CR LF, and nobody's spaces are ours to strip."""
+    """Text as it was typed: with its spaces, and with line feeds where browsers send CR LF."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(strip=False, **kwargs)
@@ -32,8 +32,8 @@ class KindForm(forms.Form):
         """What to submit; a field that was left empty takes the model's default."""
         return {name: value for name, value in self.cleaned_data.items() if value is not None}
 
-    def blame(self, refused: InvalidSubmission) -> None:
-        """Put the model's complaints beside the fields that they are about."""
+    def show_errors(self, refused: InvalidSubmission) -> None:
+        """Put what the params model refused beside the fields that it is about."""
         for one in refused.fields:
             _, _, path = one["field"].partition(".")
             name = path.partition(".")[0]

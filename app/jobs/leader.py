@@ -1,5 +1,7 @@
-"""One leader for each role, by a row in the database: it needs no broker, and a dead host's claim runs out."""
+"""One leader for each role, by a row in the database: it needs no broker, and a dead leader's term runs out."""
 
+import os
+import socket
 from datetime import timedelta
 
 from django.db.models import Q
@@ -7,9 +9,17 @@ from django.db.models.functions import Now
 
 from jobs.models import Leader
 
+SWEEPER, BEAT = "sweeper", "beat"  # the roles
+TERM_S = 5.0  # a leader leads for this long, and renews its term each round: so soon another takes over from a dead one
 
-def lead(role: str, holder: str, seconds: float) -> bool:
-    """Become or stay the leader of a role for some seconds; False: another holds it."""
+
+def this_process() -> str:
+    """Its name as a holder of a role: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def lead(role: str, holder: str, seconds: float = TERM_S) -> bool:
+    """Become or stay the leader of a role for one term; False: another process leads."""
     until = Now() + timedelta(seconds=seconds)
     free = Q(holder=holder) | Q(until__lt=Now())
     if Leader.objects.filter(free, role=role).update(holder=holder, until=until):
@@ -19,5 +29,5 @@ def lead(role: str, holder: str, seconds: float) -> bool:
 
 
 def resign(role: str, holder: str) -> None:
-    """Let the next one take over at once."""
+    """End the term now, so that the next one may take over at once."""
     Leader.objects.filter(role=role, holder=holder).update(until=Now())

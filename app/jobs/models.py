@@ -1,13 +1,12 @@
-"""The ledger: a row is the job, whatever Celery or Redis say. Only jobs.services writes `Job.state`."""
+"""The ledger: the row is the job, whatever Celery or Redis say. Only jobs.services writes `Job.state`."""
 
 from datetime import datetime
-from typing import Any
 
 import uuid_utils.compat as uuids
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Greatest, Now
 
 
 class State(models.TextChoices):
@@ -20,6 +19,12 @@ class State(models.TextChoices):
 
 OPEN = (State.QUEUED, State.RUNNING)
 FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+DUE_AT = Greatest("created_at", Coalesce("run_after", "created_at"))  # Job.due_at in a query
+
+
+def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
+    """None if one of them is not known; 0 if they are in the wrong order, as after a step of the database's clock."""
+    return max(0.0, (end - start).total_seconds()) if start and end else None
 
 
 class Job(models.Model):
@@ -86,17 +91,17 @@ class Job(models.Model):
         return self.state in FINISHED
 
     @property
+    def due_at(self) -> datetime:
+        """When it may start at the earliest; its queue wait counts from here."""
+        return max(self.created_at, self.run_after or self.created_at)
+
+    @property
     def timings(self) -> dict[str, float | None]:
         """Seconds of queue wait (submit or due -> start), run (start -> end) and notify (end -> pushed)."""
-
-        def span(start: Any, end: Any) -> float | None:
-            return (end - start).total_seconds() if start and end else None
-
-        due = max(self.created_at, self.run_after or self.created_at)
         return {
-            "queue_wait": span(due, self.started_at),
-            "run": span(self.started_at, self.finished_at),
-            "notify": span(self.finished_at, self.notified_at),
+            "queue_wait": seconds_between(self.due_at, self.started_at),
+            "run": seconds_between(self.started_at, self.finished_at),
+            "notify": seconds_between(self.finished_at, self.notified_at),
         }
 
 
@@ -110,7 +115,7 @@ class JobArtifact(models.Model):
 
 
 class Leader(models.Model):
-    """Who does a thing that only one process may do at a time, and until when nobody else may."""
+    """Which process has a role that only one may have at a time, and until when (jobs/leader.py)."""
 
     role = models.CharField(max_length=40, primary_key=True)
     holder = models.CharField(max_length=120)
@@ -121,7 +126,7 @@ class Leader(models.Model):
 
 
 class ScheduleEntry(models.Model):
-    """When an entry of Celery's beat_schedule was last fired, so that any beat goes on where another has stopped."""
+    """When an entry of Celery's beat_schedule was last sent, so that any beat goes on where another has stopped."""
 
     name = models.CharField(max_length=200, primary_key=True)
     last_run_at = models.DateTimeField(db_default=Now())
@@ -131,10 +136,10 @@ class ScheduleEntry(models.Model):
         return self.name
 
     def claim(self, now: datetime) -> bool:
-        """Count the run that was due `now`; False: another beat has, since this row was read."""
-        unfired = ScheduleEntry.objects.filter(name=self.name, total_run_count=self.total_run_count)
+        """Count the run that was due `now`; False: another beat has counted it since this row was read."""
+        unclaimed = ScheduleEntry.objects.filter(name=self.name, total_run_count=self.total_run_count)
         self.total_run_count += 1
-        return bool(unfired.update(total_run_count=self.total_run_count, last_run_at=now))
+        return bool(unclaimed.update(total_run_count=self.total_run_count, last_run_at=now))
 
 
 class ApiToken(models.Model):

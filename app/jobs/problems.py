@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/api/"
-RETRY_AFTER_S = 5
+NO_SUCH_JOB = "You have no job with this id; see GET /api/jobs for those you have."
 Errors = Sequence[Mapping[str, str]]
 
-# What an error that Django or ninja made itself means to a client.
+# What a client reads of an error that Django or ninja answered, not our own code.
 SENTENCES = {
     400: "The request is malformed; check its syntax, its Host header and its encoding.",
     401: "Sign in, or send `Authorization: Bearer` with a token made by `manage.py create_api_token`.",
@@ -36,7 +36,7 @@ def body_of(status: int, detail: str = "", errors: Errors = ()) -> dict[str, Any
 
 
 class Problem(Exception):
-    """An answer that is an error; raise it anywhere below the API."""
+    """An answer that is an error; any code that serves an API request may raise it."""
 
     def __init__(self, status: int, detail: str = "", errors: Errors = (), **headers: str) -> None:
         super().__init__(status, detail)
@@ -44,7 +44,7 @@ class Problem(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def response(self) -> HttpResponse:
-        """The problem as Django sends it."""
+        """The problem as an HTTP response."""
         content = json.dumps(body_of(self.status, self.detail, self.errors))
         return HttpResponse(content, status=self.status, content_type=MEDIA_TYPE, headers=self.headers)
 
@@ -81,14 +81,14 @@ def check_body(request: HttpRequest) -> None:
 
 
 def _read_chunked(request: HttpRequest) -> None:
-    """Django takes a body without a Content-Length for empty: give it one, reading one byte over the limit at most."""
+    """Django takes a body without a Content-Length for empty: give it one. Reads at most one byte over the limit."""
     data = request.META["wsgi.input"].read(settings.ENV.max_body_bytes + 1)
     request.META["CONTENT_LENGTH"] = str(len(data))
     request._stream = BytesIO(data)
 
 
 def _as_problem(response: HttpResponse) -> HttpResponse:
-    """Keep what an error's headers say (Allow, Retry-After, cookies), replace what its body says."""
+    """An error with its own headers and cookies (Allow, Retry-After), but a problem document for its body."""
     if response.status_code < 400 or response.headers.get("Content-Type", "").startswith(MEDIA_TYPE):
         return response
     problem = Problem(response.status_code).response()

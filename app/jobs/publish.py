@@ -43,7 +43,7 @@ def route(lane: str, name: str) -> dict[str, str]:
 def publish(jobs: Sequence[Job]) -> bool:
     """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker cannot take them.
 
-    Duplicates do no harm: only one claim of a job can win.
+    Duplicates do no harm: only one claim of a job succeeds.
     """
     if not jobs:
         return True
@@ -55,7 +55,7 @@ def publish(jobs: Sequence[Job]) -> bool:
             for job in jobs:
                 _send(job, producer)
     except (KombuError, OSError, RedisError) as error:  # not all that redis-py raises is wrapped by Kombu
-        log.warning("broker refused, the sweeper will publish", jobs=len(jobs), error=str(error))
+        log.warning("jobs not published: the sweeper will publish them", jobs=len(jobs), error=str(error))
         mark_unpublished(job.pk for job in jobs)
         return False
     return True
@@ -63,14 +63,14 @@ def publish(jobs: Sequence[Job]) -> bool:
 
 @contextmanager
 def _bindings(producer: Any) -> Iterator[None]:
-    """Asks Redis for the bindings once, where Kombu would for each message; of a batch's time that was half.
+    """Reads the bindings from Redis one time for a batch. Kombu would for each message: half of a batch's time.
 
-    A broker that was wiped has none, and drops what it cannot route without a word: then they are made again.
+    A broker that was wiped has none, and silently drops what it cannot route: then they are made again.
     """
     channel = producer.channel
     table = cache(channel.get_table)
     if not table(settings.LANES.exchange.name):
-        with app.connection_for_write() as fresh:  # this one takes for bound what it once bound
+        with app.connection_for_write() as fresh:  # Kombu does not bind again what it has bound on a connection
             bind_queues(fresh.default_channel)
         table.cache_clear()
     channel.get_table = table
@@ -81,7 +81,7 @@ def _bindings(producer: Any) -> Iterator[None]:
 
 
 def bind_queues(channel: Any) -> None:
-    """Every queue of ours with its binding."""
+    """Declare every queue of the lane table, with its binding."""
     for queue in queues_of(settings.LANES):
         queue(channel).declare()
 
@@ -101,5 +101,5 @@ def _send(job: Job, producer: object) -> None:
 
 
 def mark_unpublished(ids: Iterable[uuid.UUID]) -> None:
-    """Leave these queued jobs to the sweeper's next round."""
+    """Leave these queued jobs to the next round of the sweeper."""
     Job.objects.filter(pk__in=list(ids), state=State.QUEUED).update(published_at=None)

@@ -1,4 +1,4 @@
-"""The life of a job. Nothing else writes `Job.state`; every change is one conditional UPDATE, so races have one winner.
+"""The life of a job. Nothing else writes `Job.state`; every change is one conditional UPDATE, so a race has one winner.
 
 queued --claim--> running --succeed | fail | cancel--> succeeded | failed | cancelled
 running --retry | lose--> queued        (a transient error, a dead worker)
@@ -52,12 +52,12 @@ def _lease() -> Any:
     return Now() + timedelta(seconds=ENV.lease_s)
 
 
-def _changed(job_id: uuid.UUID) -> None:
+def _hint_after_commit(job_id: uuid.UUID) -> None:
     transaction.on_commit(partial(hints.tell, job_id))
 
 
 def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
-    """Read the rows again after commit: `published_at` is the database's clock, and the message carries it."""
+    """The rows are read after the commit: `published_at` is by the database's clock, and the message carries it."""
     transaction.on_commit(lambda: publish(list(Job.objects.filter(pk__in=ids, state=State.QUEUED))))
 
 
@@ -65,7 +65,7 @@ def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
 
 
 def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
-    """Take a queued job that is due. None: somebody else has it, it has ended, or it is not due; drop the message."""
+    """Take a queued job that is due. None: it is running, has ended, or is not due; drop the message."""
     statement = _claiming()
     values = statement.bind(id=_stored(job_id), worker=worker, pool=pool)
     for job in list(Job.objects.raw(statement.sql, values)):
@@ -75,13 +75,13 @@ def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
 
 
 def _stored(job_id: uuid.UUID) -> Any:
-    """As the database has it; not every one knows UUIDs."""
+    """The id as this database stores it; SQLite has no UUIDs."""
     return Job._meta.pk.get_db_prep_value(job_id, connection)
 
 
 @cache
 def _claiming() -> Statement:
-    """The conditional update, which answers with what the worker must know."""
+    """The conditional update, which returns what the worker must know of the job."""
     nobody = uuid.UUID(int=0)
     due = Job.objects.filter(pk=nobody, state=State.QUEUED).exclude(run_after__gt=Now())
     query = cast(UpdateQuery, due.query.chain(UpdateQuery))
@@ -103,14 +103,14 @@ def _claiming() -> Statement:
 
 
 def _held(claim: Claim) -> QuerySet[Job]:
-    """The fence: this row only while this attempt owns it."""
+    """The fence: the row of this job, only while this attempt owns it."""
     return Job.objects.filter(pk=claim.id, attempt=claim.attempt, state=State.RUNNING, open_parts=0)
 
 
 def report(claim: Claim, share: float, note: str) -> bool:
-    """Record progress. False: stop working, the job was cancelled or is no longer ours."""
-    kept = _held(claim).filter(cancel_requested=False)
-    if not kept.update(progress=share, note=note[:200], version=F("version") + 1):
+    """Record progress. False: stop working, because a cancel was asked for or this attempt no longer owns the job."""
+    rows = _held(claim).filter(cancel_requested=False)
+    if not rows.update(progress=share, note=note[:200], version=F("version") + 1):
         return False
     hints.tell(claim.id)
     return True
@@ -141,7 +141,7 @@ def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, st
             JobArtifact.objects.create(job_id=job_id, **content)
         if parent is not None:
             _part_ended(parent)
-        _changed(job_id)
+        _hint_after_commit(job_id)
     return True
 
 
@@ -157,7 +157,7 @@ def _part_ended(parent: Job) -> None:
     )
     if waiting and left == 0:
         _queue_to_join(rows, parent)
-    _changed(parent.pk)
+    _hint_after_commit(parent.pk)
 
 
 def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
@@ -167,26 +167,26 @@ def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
 
 
 def succeed(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> bool:
-    """Finish with a result. False: thrown away, because this attempt no longer owns the job or it was cancelled."""
+    """End with a result, or as cancelled if that was asked for. False: this attempt no longer owns the job."""
     rows = _held(claim).filter(cancel_requested=False)
     done = {"result": result, "artifact": artifact, "progress": 1.0, "note": "", "error": ""}
     return _end(rows, claim.id, claim.parent_id, State.SUCCEEDED, **done) or stopped(claim)
 
 
 def fail(claim: Claim, sentence: str) -> bool:
-    """Finish for good with a sentence that says why."""
+    """End as failed with a sentence that says why; otherwise as `succeed`."""
     rows = _held(claim).filter(cancel_requested=False)
     return _end(rows, claim.id, claim.parent_id, State.FAILED, error=sentence, note="") or stopped(claim)
 
 
 def stopped(claim: Claim) -> bool:
-    """Finish a job whose cancel was asked for and whose work has stopped. False: it was not, or is not ours."""
+    """End as cancelled: the work has stopped. False: no cancel was asked for, or this attempt does not own the job."""
     rows = _held(claim).filter(cancel_requested=True)
     return _end(rows, claim.id, claim.parent_id, State.CANCELLED, note="", error="")
 
 
 def split(claim: Claim, parts: Sequence[Part]) -> bool:
-    """Hand the work to child jobs: the parent gives up its lease and waits, holding no worker."""
+    """Hand the work to child jobs: the parent gives up its lease and waits, and no worker is busy with it."""
     parent = Job.objects.get(pk=claim.id)
     children = [_child(parent, number, part) for number, part in enumerate(parts)]
     with transaction.atomic():
@@ -195,7 +195,7 @@ def split(claim: Claim, parts: Sequence[Part]) -> bool:
         if not waits:
             return False
         Job.objects.bulk_create(children)
-        _changed(claim.id)
+        _hint_after_commit(claim.id)
         transaction.on_commit(partial(publish, children))
     return True
 
@@ -215,7 +215,7 @@ def _child(parent: Job, number: int, part: Part) -> Job:
     )
 
 
-# ---- again ----------------------------------------------------------------------------------------------------------
+# ---- another attempt ------------------------------------------------------------------------------------------------
 
 
 def retry(claim: Claim, sentence: str) -> bool:
@@ -232,7 +232,7 @@ def retry(claim: Claim, sentence: str) -> bool:
 
 
 def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta | None = None) -> bool:
-    """Left to the sweeper to publish, within a second: whoever calls this must not wait for a broker that hangs."""
+    """The sweeper publishes it within a second or so: whoever calls this must not wait for a broker that hangs."""
     queued = rows.filter(pk=job_id).update(
         state=State.QUEUED,
         lease_until=None,
@@ -242,7 +242,7 @@ def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta
         published_at=None,
     )
     if queued:
-        _changed(job_id)
+        _hint_after_commit(job_id)
     return bool(queued)
 
 
@@ -252,8 +252,10 @@ def lose(job: Job, cause: str) -> bool:
     worker = job.worker or "an unknown worker"
     if job.cancel_requested:
         return _end(rows, job.pk, job.parent_id, State.CANCELLED, note="", error="")
-    log.warning("attempt lost", job=str(job.pk), attempt=job.attempt, worker=worker, cause=cause)
-    if job.attempt < job.max_attempts:
+    last = job.attempt >= job.max_attempts
+    lost = "attempt lost: the job fails, it was the last" if last else "attempt lost: the job is queued again"
+    log.warning(lost, job=str(job.pk), attempt=job.attempt, worker=worker, cause=cause)
+    if not last:
         return _requeue(rows, job.pk, f"running again: {cause} ({worker})")
     times = f"its worker died {job.attempt} times, the last time" if job.attempt > 1 else "its worker died,"
     sentence = f"Gave up: {times} {worker}: {cause}."
@@ -264,7 +266,7 @@ def lose(job: Job, cause: str) -> bool:
 
 
 def lose_on(worker: str, job_id: uuid.UUID, cause: str) -> bool:
-    """A worker says that it has lost a job it was running (its pool child died): no need to wait for the lease."""
+    """A worker says that it has lost a job that it ran (its pool process died), so the lease need not run out first."""
     job = Job.objects.filter(pk=job_id, worker=worker, state=State.RUNNING, open_parts=0).first()
     return job is not None and lose(job, cause)
 
@@ -306,7 +308,7 @@ def _cancel_open(job: Job) -> None:
     rows = Job.objects.filter(attempt=job.attempt, state=job.state, open_parts=job.open_parts)
     if job.state == State.RUNNING and not job.open_parts:
         rows.filter(pk=job.pk).update(cancel_requested=True, note="stopping", version=F("version") + 1)
-        _changed(job.pk)
+        _hint_after_commit(job.pk)
         transaction.on_commit(partial(_kill, job))
         return
     _end(rows, job.pk, job.parent_id, State.CANCELLED, cancel_requested=True, note="")
@@ -315,26 +317,26 @@ def _cancel_open(job: Job) -> None:
 
 
 def _kill(job: Job) -> None:
-    """Ask the worker to kill the pool child that runs it; other pools cannot, there the kind stops at its next step."""
+    """Ask the worker to kill the pool process that runs it. Only prefork can; elsewhere the next report stops it."""
     if job.pool != "prefork":
         return
     try:
         app.control.revoke(str(job.pk), terminate=True, destination=[job.worker])
     except Exception as error:  # noqa: BLE001  (whatever the broker does, the next progress report stops the job)
-        log.warning("kill not sent", job=str(job.pk), error=str(error))
+        log.warning("job not killed: it stops at its next progress report", job=str(job.pk), error=str(error))
 
 
-# ---- sweeping (sweeper.py calls these) ------------------------------------------------------------------------------
+# ---- sweeping (jobs/sweeper.py calls these) -------------------------------------------------------------------------
 
 
 def expired_leases(limit: int) -> list[Job]:
-    """Running jobs whose worker has stopped renewing, with the database's `now`."""
+    """Running jobs whose lease has run out, with the database's `now`."""
     rows = Job.objects.filter(state=State.RUNNING, lease_until__lt=Now()).annotate(now=Now())
     return list(rows.order_by("lease_until")[:limit])
 
 
 def due(limit: int) -> list[uuid.UUID]:
-    """Queued jobs that nobody has published yet and that are due."""
+    """Queued jobs that are due and not yet published."""
     rows = Job.objects.filter(state=State.QUEUED, published_at=None).exclude(run_after__gt=Now())
     return list(rows.order_by("run_after", "id").values_list("pk", flat=True)[:limit])
 
@@ -346,8 +348,8 @@ def overtaken(
 
     `of`: the kinds of the queue, where a lane has several.
     """
-    quiet = Now() - timedelta(seconds=ENV.lost_after_s)
-    rows = Job.objects.filter(state=State.QUEUED, lane=lane, published_at__lt=quiet)
+    long_ago = Now() - timedelta(seconds=ENV.lost_after_s)
+    rows = Job.objects.filter(state=State.QUEUED, lane=lane, published_at__lt=long_ago)
     if of is not None:
         rows = rows.filter(kind__in=of)
     if head_published_at is not None:
@@ -355,8 +357,8 @@ def overtaken(
     return list(rows.order_by("published_at").values_list("pk", flat=True)[:limit])
 
 
-def publish_again(ids: Sequence[uuid.UUID]) -> bool:
-    """Publish queued jobs once more, stamped with the time of now."""
+def publish_now(ids: Sequence[uuid.UUID]) -> bool:
+    """Publish queued jobs, with `published_at` set to now."""
     Job.objects.filter(pk__in=ids, state=State.QUEUED).update(published_at=Now())
     rows = Job.objects.filter(pk__in=ids, state=State.QUEUED).only("lane", "kind", "published_at")
     return publish(list(rows.order_by("id")))
@@ -370,5 +372,5 @@ def expire(older_than: timedelta, limit: int = 500) -> int:
 
 
 def mark_notified(job_ids: Sequence[uuid.UUID]) -> None:
-    """The first client of each has been told of the end."""
+    """Store when the first client of each of these jobs was told of its end: now."""
     Job.objects.filter(pk__in=job_ids, notified_at=None, state__in=FINISHED).update(notified_at=Now())

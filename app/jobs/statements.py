@@ -1,7 +1,7 @@
-"""Statements of the hot path that Django writes once, and that run with other values each time.
+"""SQL that Django generates one time for each process, and that then runs with other values each time.
 
-Writing a query costs a process several times what sending it does: of a short job's time in its worker, the two queries
-of a claim were half.
+Generating a query takes several times as long as sending it: the two queries of a claim were half of the time that a
+short job spent in its worker.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Statement:
 
 
 def write(query: Query, blanks: Mapping[str, Any], around: str = "{}") -> Statement:
-    """What Django would send for this query. `blanks`: a name, and the value that marks its places in the query."""
+    """What Django would send for this query. `blanks`: each name, and the value that stands for it in the query."""
     sql, values = query.get_compiler(connection=connection).as_sql()
     names = {(type(marker), marker): name for name, marker in blanks.items()}
     return Statement(around.format(sql), tuple(values), tuple(names.get((type(one), one)) for one in values))

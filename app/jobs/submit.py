@@ -1,4 +1,5 @@
-"""Submitting: check, commit the rows, answer; the publish follows the commit and its failure is not the client's."""
+"""Submitting: check, commit the rows, answer. The jobs are published after the commit; if that fails, the client is not
+told, and the sweeper publishes them later."""
 
 import hashlib
 import json
@@ -16,13 +17,12 @@ from django.db.models import Q
 from pydantic import ValidationError
 
 import kinds
+from jobs.ids import is_repeated, new_id
 from jobs.models import OPEN, Job, State
-from jobs.outages import new_id, runs_again
 from jobs.publish import publish
 from jobs.statements import Statement, write
 from kinds.base import Kind, Params
 
-RETRY_AFTER_S = 5
 BACKLOG_SEEN_FOR_S = 1.0
 
 
@@ -40,12 +40,13 @@ class Submission:
 class Refused(Exception):
     """A submission that was not accepted: one sentence that says what to change, and which fields.
 
-    `index` is the place, in a batch, of the one that was refused.
+    `index` is the place, in a batch, of the one that was refused; `http_status` is what it is answered with.
     """
 
     detail: str
     fields: list[dict[str, str]] = field(default_factory=list)
     index: int | None = None
+    http_status = 422
 
     def __str__(self) -> str:
         return self.detail
@@ -58,13 +59,19 @@ class InvalidSubmission(Refused):
 class KeyConflict(Refused):
     """The idempotency key was used for another submission."""
 
+    http_status = 409
+
 
 class TooManyOpenJobs(Refused):
     """The user has as many open jobs as allowed."""
 
+    http_status = 429
+
 
 class LaneFull(Refused):
-    """The lane's backlog is over its limit; try again after RETRY_AFTER_S seconds."""
+    """The lane's backlog is over its limit; it may be accepted after settings.RETRY_AFTER_S seconds."""
+
+    http_status = 503
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, 
     for tries_left in (2, 1, 0):
         try:
             return _store(owner_id, checked)
-        except IntegrityError:  # another request stored one of the keys in between: look again
+        except IntegrityError:  # another request stored one of the keys in between: its job is found next time
             if not tries_left:
                 raise
     raise AssertionError("unreachable")
@@ -141,12 +148,12 @@ def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, 
 def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]:
     with transaction.atomic():
         known = _known(owner_id, checked)
-        mine = _stored_before(owner_id, checked)
+        stored = _stored_before(owner_id, checked)
         new: list[Job] = []
         answer: list[tuple[Job, bool]] = []
         for one in checked:
-            if one.id in mine:
-                answer.append((mine[one.id], True))
+            if one.id in stored:
+                answer.append((stored[one.id], True))
                 continue
             key = one.submission.idempotency_key
             job = known.get(key) if key else None
@@ -159,14 +166,14 @@ def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]
         if new:
             _refuse_floods(owner_id, new)
             Job.objects.bulk_create(new)
-        unsent = [job for job in (*new, *mine.values()) if job.published_at and job.state == State.QUEUED]
+        unsent = [job for job in (*new, *stored.values()) if job.published_at and job.state == State.QUEUED]
         transaction.on_commit(partial(publish, unsent))
     return answer
 
 
 def _stored_before(owner_id: int, checked: Sequence[_Checked]) -> dict[uuid.UUID, Job]:
-    """What this very request has stored already: the answer to its commit was lost in an outage."""
-    rows = Job.objects.filter(owner_id=owner_id, pk__in=[one.id for one in checked]) if runs_again() else ()
+    """What this submit has stored already, if it is done once more because the answer to its commit was lost."""
+    rows = Job.objects.filter(owner_id=owner_id, pk__in=[one.id for one in checked]) if is_repeated() else ()
     return {job.pk: job for job in rows}
 
 
@@ -202,9 +209,9 @@ def _refuse_floods(owner_id: int, new: Sequence[Job]) -> None:
     if open_jobs + len(new) > limit:
         raise TooManyOpenJobs(f"You have {open_jobs} open jobs of at most {limit}; wait for some to end.")
     for lane in {job.lane for job in new}:
-        most = settings.LANES[lane].max_backlog
+        most, wait_s = settings.LANES[lane].max_backlog, settings.RETRY_AFTER_S
         if backlog(lane, most) >= most:
-            raise LaneFull(f"The {lane} lane has {most} jobs waiting, its limit; try again in {RETRY_AFTER_S} s.")
+            raise LaneFull(f"The {lane} lane has {most} jobs waiting, its limit; try again in {wait_s} s.")
 
 
 def _open_jobs(owner_id: int, most: int) -> int:
@@ -223,7 +230,7 @@ def _counting(most: int) -> Statement:
 
 
 def backlog(lane: str, most: int) -> int:
-    """How many jobs of a lane are queued, counted up to `most`; seen again after BACKLOG_SEEN_FOR_S seconds."""
+    """How many jobs of a lane are queued, counted up to `most`; counted anew after BACKLOG_SEEN_FOR_S seconds."""
     seen_at, count = _backlog_seen.get(lane, (float("-inf"), 0))
     if time.monotonic() - seen_at > BACKLOG_SEEN_FOR_S:
         count = Job.objects.filter(lane=lane, state=State.QUEUED)[:most].count()

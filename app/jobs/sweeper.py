@@ -1,7 +1,7 @@
-"""Sweeps up after what dies: expired leases, jobs that are due, jobs that the broker has lost.
+"""Recovers jobs: from workers that died, and from a broker that lost their messages; and publishes those that are due.
 
-Any number of sweepers may run; the `Leader` row lets one work. If two ever did at once, nothing would be lost or
-doubled: each step is a conditional UPDATE, and a second message for a job is dropped by its claim.
+Any number of sweepers may run; one leads and works. If two ever worked at once, no job would be lost or run twice: each
+step is a conditional UPDATE, and a second message for a job is dropped when its claim fails.
 """
 
 import json
@@ -25,24 +25,27 @@ log = structlog.get_logger(__name__)
 BATCH = 1000  # jobs that a step moves in a round; a round that leaves more to do is followed by the next one at once
 
 
-def sweep(spare_the_silent: bool = False) -> dict[str, int]:
-    """One round; how many jobs each step moved. The broker comes last: one that hangs holds up nothing before it."""
+def sweep(take_back: bool = True) -> dict[str, int]:
+    """One round; how many jobs each step moved. `take_back`: from workers whose leases have run out.
+
+    The steps that need the broker come last, so that a broker that hangs delays no other step.
+    """
     began = time.monotonic()
-    moved = {"lost": 0 if spare_the_silent else _take_from_the_dead()}
+    moved = {"lost": _take_back() if take_back else 0}
     if GATE.look():
         _publish(moved)
     swept(time.monotonic() - began, **moved)
     if any(moved.values()):
-        log.info("swept", **moved)
+        log.info("jobs recovered or published", **moved)
     return moved
 
 
-def _take_from_the_dead() -> int:
-    return sum(services.lose(job, _silence(job)) for job in services.expired_leases(BATCH))
+def _take_back() -> int:
+    return sum(services.lose(job, _why_lost(job)) for job in services.expired_leases(BATCH))
 
 
-def _silence(job: Any) -> str:
-    """Why a lease has run out, as far as the ledger knows: a worker stops renewing what is past its time limit."""
+def _why_lost(job: Any) -> str:
+    """Why a lease has run out, as far as the ledger knows; a worker does not renew what is past its time limit."""
     seen = job.lease_until - timedelta(seconds=settings.ENV.lease_s)
     limit = settings.LANES[job.lane].time_limit
     if not job.joining and (seen - job.started_at).total_seconds() > limit:
@@ -52,18 +55,18 @@ def _silence(job: Any) -> str:
 
 def _publish(moved: dict[str, int]) -> None:
     try:
-        moved["due"] = _again(services.due(BATCH))
-        moved["overtaken"] = _again(_overtaken())
+        moved["due"] = _publish_now(services.due(BATCH))
+        moved["overtaken"] = _publish_now(_overtaken())
     except (OperationalError, OSError, RedisError) as error:
-        log.warning("broker out of reach, queued jobs wait in the ledger", error=str(error))
+        log.warning("broker out of reach: queued jobs wait in the ledger until it answers", error=str(error))
 
 
-def _again(ids: list[Any]) -> int:
-    return len(ids) if ids and services.publish_again(ids) else 0
+def _publish_now(ids: list[Any]) -> int:
+    return len(ids) if ids and services.publish_now(ids) else 0
 
 
 def _overtaken() -> list[Any]:
-    again: list[Any] = []
+    found: list[Any] = []
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=0, timeout=1)
         channel = connection.default_channel
@@ -72,8 +75,8 @@ def _overtaken() -> list[Any]:
             for queue in lane.queues:
                 empty, head = _head(channel, queue)
                 if empty or head:
-                    again += services.overtaken(name, head, BATCH - len(again), _kinds_of(name, queue))
-    return again
+                    found += services.overtaken(name, head, BATCH - len(found), _kinds_of(name, queue))
+    return found
 
 
 def _kinds_of(lane: str, queue: str) -> list[str] | None:
@@ -84,7 +87,7 @@ def _kinds_of(lane: str, queue: str) -> list[str] | None:
 
 
 def _head(channel: Any, queue: str) -> tuple[bool, datetime | None]:
-    """Whether the queue is empty, and when its next message was published (None: it is no job's)."""
+    """Whether the queue is empty, and when its next message was published (None: not known, it is not a job's)."""
     with channel.conn_or_acquire() as client:
         raw = client.lindex(queue, -1)
     if raw is None:

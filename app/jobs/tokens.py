@@ -1,4 +1,4 @@
-"""Bearer tokens: made once, kept as a hash."""
+"""Bearer tokens: only their hashes are stored."""
 
 import hashlib
 import secrets
@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 
 from jobs.models import ApiToken
 
-PREFIX = "hr_"  # lets secret scanners and people recognise one
+PREFIX = "hr_"  # so that people and secret scanners recognise a token
 
 
 def _hash(token: str) -> str:
@@ -17,7 +17,7 @@ def _hash(token: str) -> str:
 
 
 def create_token(user: AbstractBaseUser, name: str = "") -> str:
-    """Make a token of 256 random bits for a user; the caller shows it once."""
+    """Make a token of 256 random bits for a user; the caller must show it, because nobody can read it later."""
     token = PREFIX + secrets.token_urlsafe(32)
     ApiToken.objects.create(user_id=user.pk, name=name, sha256=_hash(token))
     return token
@@ -29,5 +29,5 @@ def user_of(token: str) -> AbstractBaseUser | None:
     if found is None:
         return None
     if found.last_used_at is None or found.last_used_at < datetime.now(UTC) - timedelta(minutes=1):
-        ApiToken.objects.filter(pk=found.pk).update(last_used_at=Now())  # not a write for each request
+        ApiToken.objects.filter(pk=found.pk).update(last_used_at=Now())  # not at each request: that would be a write
     return found.user

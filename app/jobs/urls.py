@@ -1,4 +1,4 @@
-"""The pages about jobs. Each `live` address answers with a piece of HTML that live.js puts into its page."""
+"""The pages about jobs. Each `live` address answers with a piece of HTML that live.js or job.js puts into its page."""
 
 from django.urls import path
 
@@ -13,5 +13,5 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/", views.detail, name="detail"),
     path("jobs/<uuid:job_id>/live", views.detail_live, name="detail_live"),
     path("jobs/<uuid:job_id>/cancel", views.cancel, name="cancel"),
-    path("jobs/<uuid:job_id>/again", views.again, name="again"),
+    path("jobs/<uuid:job_id>/again", views.run_again, name="run_again"),
 ]

@@ -22,23 +22,12 @@ import kinds
 from jobs import services
 from jobs.forms import KindForm, form_for
 from jobs.models import Job, JobArtifact, State
-from jobs.submit import (
-    RETRY_AFTER_S,
-    InvalidSubmission,
-    KeyConflict,
-    LaneFull,
-    Refused,
-    Submission,
-    TooManyOpenJobs,
-    available_kinds,
-    submit,
-)
+from jobs.submit import InvalidSubmission, KeyConflict, Refused, Submission, available_kinds, submit
 from kinds.base import Kind
 
 PAGE = 25
 PARTS_SHOWN = 400
-ONCE = "one-time-key"  # not a Python name, so no parameter of a kind can be called the same
-STATUS: dict[type[Refused], int] = {TooManyOpenJobs: 429, LaneFull: 503}
+ONE_TIME_KEY = "one-time-key"  # a form field; not a Python name, so no parameter of a kind can be called the same
 ENDED: dict[str, str] = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
 
 
@@ -68,7 +57,7 @@ def _uuid(text: str | None) -> uuid.UUID | None:
 
 
 def _page(rows: QuerySet[Job], query: dict[str, str], before: uuid.UUID | None, after: uuid.UUID | None) -> Page:
-    """Pages by key: a job that arrives meanwhile moves nothing. Ids are UUIDv7, so they sort by time."""
+    """Pages by id, so that a job that arrives meanwhile does not shift them. Ids are UUIDv7, so they sort by time."""
     if after:
         found = list(rows.filter(pk__gt=after).order_by("pk")[: PAGE + 1])
         shown, newer, older = found[:PAGE][::-1], len(found) > PAGE, bool(found)
@@ -107,7 +96,7 @@ def mine(request: Request) -> HttpResponse:
 @require_safe
 @never_cache
 def mine_live(request: Request) -> HttpResponse:
-    """The rows of that page as they are now."""
+    """The rows of `mine` as they are now, for live.js."""
     return render(request, "jobs/_list.html", _mine(request))
 
 
@@ -117,7 +106,7 @@ def mine_live(request: Request) -> HttpResponse:
 @login_required
 @require_safe
 def kinds_page(request: Request) -> HttpResponse:
-    """What one may ask for."""
+    """The kinds of work that a user may ask for."""
     return render(
         request, "jobs/kinds.html", {"kinds": sorted(available_kinds().values(), key=lambda kind: kind.synthetic)}
     )
@@ -143,7 +132,7 @@ def _earlier_params(request: Request, kind: Kind) -> dict[str, Any]:
 
 def _form(request: Request, kind: Kind, form: KindForm, status: int = 200) -> HttpResponse:
     lane = settings.LANES[kind.lane] if kind.lane else None
-    context = {"kind": kind, "lane": lane, "form": form, "once": secrets.token_hex(16)}
+    context = {"kind": kind, "lane": lane, "form": form, "one_time_key": secrets.token_hex(16)}
     return render(request, "jobs/create.html", context, status=status)
 
 
@@ -153,16 +142,16 @@ def _created(request: Request, kind: Kind, form: KindForm) -> HttpResponse:
     try:
         return redirect("jobs:detail", _submitted(request, kind.name, form.params()).pk)
     except InvalidSubmission as refused:
-        form.blame(refused)
+        form.show_errors(refused)
         return _form(request, kind, form, 422)
-    except (TooManyOpenJobs, LaneFull) as refused:
+    except Refused as refused:
         form.add_error(None, refused.detail)
-        return _come_back(_form(request, kind, form, STATUS[type(refused)]))
+        return _with_retry_after(_form(request, kind, form, refused.http_status))
 
 
 def _submitted(request: Request, kind: str, params: dict[str, Any]) -> Job:
-    """Submit once, however often the button was pressed; a form that was changed after "back" is a new one."""
-    sent, fresh = request.POST.get(ONCE, ""), secrets.token_hex(16)
+    """Submit one job, however often the button was pressed; a form that was changed after "back" makes a new one."""
+    sent, fresh = request.POST.get(ONE_TIME_KEY, ""), secrets.token_hex(16)
     key = sent if re.fullmatch(r"[0-9a-f]{32}", sent) else fresh
     try:
         job, new = submit(request.user.pk, [Submission(kind, params, f"page:{key}")])[0]
@@ -173,8 +162,9 @@ def _submitted(request: Request, kind: str, params: dict[str, Any]) -> Job:
     return job
 
 
-def _come_back(response: HttpResponse) -> HttpResponse:
-    response.headers["Retry-After"] = str(RETRY_AFTER_S)
+def _with_retry_after(response: HttpResponse) -> HttpResponse:
+    if response.status_code in (429, 503):
+        response.headers["Retry-After"] = str(settings.RETRY_AFTER_S)
     return response
 
 
@@ -201,7 +191,7 @@ def _facts(job: Job) -> dict[str, Any]:
         "parts_template": [f"jobs/parts/{job.kind}.html", "jobs/parts/_any.html"],
         "result_template": [f"jobs/results/{job.kind}.html", "jobs/results/_any.html"],
         "may_run_again": job.kind in available_kinds(),
-        "once": secrets.token_hex(16),
+        "one_time_key": secrets.token_hex(16),
     }
 
 
@@ -213,7 +203,7 @@ def _shown(request: Request, job: Job, status: int = 200) -> HttpResponse:
 @require_safe
 @never_cache
 def detail(request: Request, job_id: uuid.UUID) -> HttpResponse:
-    """One job: how far it is, how long each thing took, what came of it."""
+    """One job: its progress, its timings, its result."""
     return _shown(request, _own(request, job_id))
 
 
@@ -221,7 +211,7 @@ def detail(request: Request, job_id: uuid.UUID) -> HttpResponse:
 @require_safe
 @never_cache
 def detail_live(request: Request, job_id: uuid.UUID) -> HttpResponse:
-    """The job's part of that page as it is now."""
+    """What `detail` shows of the job as it is now, for job.js."""
     return render(request, "jobs/_job.html", _facts(_own(request, job_id)))
 
 
@@ -236,18 +226,17 @@ def cancel(request: Request, job_id: uuid.UUID) -> HttpResponse:
     elif now.finished:
         messages.success(request, "Cancelled.")
     else:
-        messages.info(request, "Asked to stop; it ends as soon as its worker has let go of it.")
+        messages.info(request, "Asked to stop; the job ends as soon as its worker has stopped it.")
     return redirect("jobs:detail", job_id)
 
 
 @login_required
 @require_POST
-def again(request: Request, job_id: uuid.UUID) -> HttpResponse:
+def run_again(request: Request, job_id: uuid.UUID) -> HttpResponse:
     """A new job with the same params."""
     job = _own(request, job_id)
     try:
         return redirect("jobs:detail", _submitted(request, job.kind, job.params).pk)
     except Refused as refused:
         messages.error(request, refused.detail)
-        response = _shown(request, job, STATUS.get(type(refused), 422))
-        return _come_back(response) if type(refused) in STATUS else response
+        return _with_retry_after(_shown(request, job, refused.http_status))

@@ -1,4 +1,4 @@
-"""The kinds of work, found by looking through this package: adding a kind is adding a file."""
+"""The kinds of work: every module of this package is loaded, so to add a kind, add a file."""
 
 import importlib
 import pkgutil

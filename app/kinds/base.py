@@ -1,7 +1,6 @@
-"""What a kind of work is: a params model, a pure function, and a progress callback. No Django here.
+"""What a kind of work is: a params model, and a function that gets the params and a progress callback. No Django here.
 
-A module in this package that has a `KIND` (or `KINDS`, a list) is found by itself; see kinds/digest.py for the
-smallest one.
+Every module of this package that has a `KIND` (or `KINDS`, a list) is found; kinds/digest.py is the smallest.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ class Transient(KindFailed):
 
 
 class Stopped(BaseException):
-    """Raised out of the progress callback: the job was cancelled, or is no longer this worker's.
+    """Raised by the progress callback: the job was cancelled, or another attempt owns it.
 
     Not an `Exception`, so that a kind's own `except Exception` cannot swallow it.
     """
@@ -43,8 +42,7 @@ class Params(BaseModel):
 class Progress(Protocol):
     """Tells how far the work is: `share` from 0 to 1, `note` a few words for the user.
 
-    Call it between steps, as often as you like (writes are throttled). It is also where a cancelled job stops:
-    it raises `Stopped`.
+    Call it between steps, as often as you like (few calls are written). In a job that is to stop it raises `Stopped`.
     """
 
     def __call__(self, share: float, note: str = "") -> None: ...
@@ -61,7 +59,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job came to: `result` is JSON, the artifact is optional."""
+    """What came of a job: `result` is JSON, the artifact is optional."""
 
     result: dict[str, Any]
     artifact: Artifact | None = None
@@ -84,7 +82,7 @@ class Split:
 
 @dataclass(frozen=True)
 class PartOutcome:
-    """How one part ended, in the order of `Split.parts`: its state, its result, or the sentence of why not."""
+    """How one part ended, in the order of `Split.parts`: its state, and its result or the reason that there is none."""
 
     state: str
     params: dict[str, Any]
@@ -105,13 +103,13 @@ class Kind:
         name: what clients write in `kind`; a word.
         title: a few words for people.
         summary: one sentence for people.
-        lane: the lane that runs it; None: the params have a `lane` field that says.
+        lane: the lane that runs it; None: `params.lane` names it.
         params: the model of its parameters. Field titles and descriptions become labels and help on its form.
         run: the work. It may return a `Split`.
         join: makes the outcome of a split job from its parts.
         transient: exceptions, besides `Transient`, that are worth another attempt.
         internal: only other kinds may ask for it (as a part).
-        synthetic: for load tests and sizing; off unless the operator turns such kinds on.
+        synthetic: for load tests and sizing; offered only if HEADRACE_SYNTHETIC_KINDS is set.
     """
 
     name: str

@@ -10,7 +10,7 @@ from kinds.base import Kind, Outcome, Params, Progress
 
 CHECK_ROUNDS = 1000
 STEP_ROUNDS = 5000
-"""Rounds between two looks at the clock and the progress: a few milliseconds."""
+"""Rounds between two calls of the clock and the progress: a few milliseconds."""
 
 
 class BurnParams(Params):

@@ -24,7 +24,7 @@ class DigestParams(Params):
 
 
 def run(params: DigestParams, progress: Progress) -> Outcome:
-    """sha256 of the UTF-8 bytes; words compare case-folded; equal counts sort by word, so the answer is one only."""
+    """sha256 is of the UTF-8 bytes; words are case-folded; equal counts sort by word, so there is one right answer."""
     words = Counter(word.casefold() for word in WORD.findall(params.text))
     ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))
     return Outcome(

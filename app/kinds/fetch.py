@@ -1,4 +1,4 @@
-"""fetch: an http(s) address -> what it answers. Waits, rather than computes; the guard is in kinds/net.py."""
+"""fetch: an http(s) address -> what it answers. It mostly waits; what may be fetched is decided in kinds/net.py."""
 
 import hashlib
 from typing import Annotated

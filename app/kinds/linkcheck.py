@@ -1,4 +1,4 @@
-"""linkcheck: a page -> each of its links, checked side by side: one `fetch` part a link."""
+"""linkcheck: a page -> each of its links, checked side by side: one `fetch` part for each link."""
 
 import re
 import time
@@ -65,8 +65,8 @@ def addresses(page_url: str, parser: Links) -> list[str]:
 def parsed(text: str, progress: Progress) -> Links:
     """The links of a page's text, read in pieces.
 
-    The parser is never closed: up to Python 3.13.5 closing looks through the rest of the page again for each thing
-    left open in it, and a hostile page (thousands of "<!--") would keep a worker's core for hours.
+    The parser is never closed: up to Python 3.13.5 closing looks through the rest of the page again for each tag
+    or comment left open, and a hostile page (thousands of "<!--") would keep a worker's core for hours.
     """
     parser, piece, began = Links(), 65_536, time.thread_time()
     for start in range(0, len(text), piece):
@@ -78,7 +78,7 @@ def parsed(text: str, progress: Progress) -> Links:
 
 
 def page(params: LinkcheckParams, progress: Progress) -> tuple[str, str]:
-    """The page's address after redirects, and its text; raises KindFailed when it is not a page of HTML."""
+    """The page's address after redirects, and its text; raises KindFailed if it is not HTML."""
     body, limits = bytearray(), net.Limits(params.timeout_s, MAX_PAGE, redirects=5)
     answer = net.get(params.url, limits, body.extend, lambda share, note="": progress(share / 2, note))
     kind = answer.headers.get("content-type", "text/html").lower()

@@ -28,7 +28,7 @@ Pixels = npt.NDArray[np.uint8]
 Palette = Literal["tailrace", "ember", "orchid", "moss", "ink"]
 
 ESCAPE_LOG2 = 16.0
-"""log2 of |z|^2 beyond which a point has escaped; far beyond 4, because a later look gives smoother colours."""
+"""log2 of |z|^2 beyond which a point has escaped; far beyond 4, because that gives smoother colours."""
 BAND_POINTS = 65_536
 """Points computed at once: few enough for the processor's cache, many enough to hide NumPy's cost per call."""
 STRIPS = 16
@@ -48,7 +48,7 @@ PALETTES: dict[Palette, str] = {
 
 
 class View(Params):
-    """What is looked at and how finely: shared by whole pictures, posters and their tiles."""
+    """The region, its size in pixels and its colours: shared by whole pictures, posters and their tiles."""
 
     re: float = Field(-0.77568377, title="Centre, real", description="Real part of the centre.", ge=-3, le=3)
     im: float = Field(0.13646737, title="Centre, imaginary", description="Imaginary part of the centre.", ge=-3, le=3)
@@ -187,7 +187,7 @@ def escape(cx: Floats, cy: Floats, iterations: int) -> tuple[Ints, Floats]:
         if not gone.size:
             continue
         counts[place[gone]], sizes[place[gone]] = count, orbit[4, gone]
-        place[gone], orbit[:, gone] = GONE, 0  # with c = 0 they rest at 0: the arrays need shrinking only now and then
+        place[gone], orbit[:, gone] = GONE, 0  # with c = 0 they stay at 0, so the arrays need not shrink at every step
         if 4 * np.count_nonzero(place == GONE) > place.size:
             keep = np.flatnonzero(place != GONE)
             place, orbit = place[keep], orbit[:, keep]
@@ -200,7 +200,7 @@ def shade(counts: Ints, sizes: Floats, palette: Palette) -> Pixels:
     """Colours points by their smooth escape count n + 1 - log2(log |z| / log R), R the escape radius.
 
     The formula is the normalised iteration count of Peitgen & Richter, The Beauty of Fractals (1986). Its logarithm
-    goes around the palette, so that colours are as calm deep in a spiral as at its rim.
+    goes around the palette, so that colours change as slowly deep in a spiral as at its rim.
     """
     table = colours(palette)
     smooth = counts + 1 - log2(np.maximum(log2(sizes), ESCAPE_LOG2) / ESCAPE_LOG2)
@@ -279,7 +279,7 @@ def run(params: MandelbrotParams, progress: Progress) -> Outcome:
 
 
 def silent(share: float, note: str = "") -> None:
-    """A progress that nobody listens to."""
+    """A progress callback that does nothing."""
 
 
 def verify(params: dict[str, Any], result: dict[str, Any], whole: bool = False) -> bool:

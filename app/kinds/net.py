@@ -1,4 +1,4 @@
-"""The guarded HTTP client: fetches what the public can reach, and nothing of the network that its worker lives in.
+"""The guarded HTTP client: fetches what the public can reach, and nothing in the private network of its worker.
 
 A user's address may name anything: a database beside the worker, a cloud's metadata service, a name that answers
 differently each time. So the guard is where the connection is made, not where the address is read: the name is
@@ -33,8 +33,8 @@ REDIRECTS = {301, 302, 303, 307, 308}
 NAT64 = ip_network("64:ff9b::/96")
 GLOBAL_V6 = ip_network("2000::/3")
 
-# The special-purpose registries of IANA (RFC 6890 and later), and one public address that a cloud keeps for itself.
-# Python's own `is_global` changed between the versions that we support, so the table is ours.
+# The special-purpose registries of IANA (RFC 6890 and later), and one public address that a cloud uses internally.
+# Python's own `is_global` changed between the versions that we support, so we have a table of our own.
 SPECIAL: list[tuple[Network, str]] = [
     (ip_network(network), what)
     for network, what in (
@@ -70,7 +70,7 @@ SPECIAL: list[tuple[Network, str]] = [
 
 
 class Refused(KindFailed):
-    """The guard does not let this address through. The sentence starts with REFUSED, also when read from a job."""
+    """The guard does not allow this address. The sentence starts with REFUSED, by which others recognise it."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(REFUSED + sentence)
@@ -100,7 +100,7 @@ class Answer:
 
 
 class Deadline:
-    """The moment by which an exchange must be over, however slowly the other side drips."""
+    """The moment by which an exchange must be over, however slowly the other side sends."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.start = seconds, time.monotonic()
@@ -183,7 +183,7 @@ def no_address(host: str, error: Exception) -> KindFailed:
 
 
 def resolve_in_time(host: str, port: int, deadline: Deadline) -> list[Address]:
-    """`resolve`, given up at the deadline: the system's resolver has no timeout, so it is left behind in a thread."""
+    """`resolve`, given up at the deadline: the system's resolver has no timeout, so its thread is abandoned."""
     answer: Future[list[Address]] = Future()
 
     def ask() -> None:
@@ -277,12 +277,12 @@ class GuardedBackend(httpcore2.NetworkBackend):
 
 @cache
 def tls() -> ssl.SSLContext:
-    """The one TLS context: loading the authorities takes longer than many a fetch."""
+    """The one TLS context: loading the certificate authorities takes longer than many fetches."""
     return httpcore2.default_ssl_context()
 
 
 def parse(url: str) -> httpx2.URL:
-    """An address that may be asked; raises KindFailed or Refused with the sentence of why not."""
+    """An address that may be asked; raises KindFailed or Refused with the sentence that says why not."""
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, ValueError) as error:
@@ -353,7 +353,7 @@ def read(
 ) -> int:
     """Hands the body to `sink` piece by piece, as sent; raises KindFailed when it is larger than `max_bytes`.
 
-    `expected` is the Content-Length or ""; when it already says too much, nothing is read.
+    `expected` is the Content-Length or ""; when it is already over the limit, nothing is read.
     """
     size, total = 0, int(expected[:19]) if expected.isascii() and expected.isdecimal() else max_bytes
     too_large = KindFailed(f"The body is larger than the limit of {max_bytes:,} bytes.")
@@ -373,7 +373,7 @@ def get(url: str, limits: Limits, sink: Callable[[bytes], None], progress: Progr
 
     Raises:
         Refused: the guard says no, to the address or to where it redirects.
-        Transient: no connection, a broken one, or none of it in time.
+        Transient: no connection, a broken one, or no complete answer in time.
         KindFailed: no such host, a bad certificate, a body over the limit, too many redirects.
     """
     deadline, here, hops = Deadline(limits.timeout_s), parse(url), list[dict[str, str | int]]()

@@ -1,6 +1,6 @@
-"""poster: one large picture of the Mandelbrot set, cut into tiles that other workers render, stitched when all are in.
+"""poster: one large picture of the Mandelbrot set, in tiles that are jobs of their own, stitched when all have ended.
 
-A tile is drawn by the very functions that draw a whole picture, so the poster equals one rendering pixel for pixel.
+The functions that draw a whole picture draw the tiles, so the poster equals one rendering pixel for pixel.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ def tiles(params: PosterParams) -> list[Rect]:
 
 
 def run(params: PosterParams, progress: Progress) -> Split:
-    """Asks for one `tile` a rectangle; see `join` for the result."""
+    """Asks for one `tile` for each rectangle; see `join` for the result."""
     view = params.model_dump(include=set(View.model_fields))
     return Split(
         [
@@ -90,7 +90,7 @@ def run_tile(params: TileParams, progress: Progress) -> Outcome:
 
 
 def picture_of(part: PartOutcome, number: int, total: int) -> Image.Image:
-    """The picture of a finished tile; raises KindFailed with the sentence of why there is none."""
+    """The picture of a finished tile; raises KindFailed with the sentence that says why there is none."""
     if part.result is None or part.artifact is None:
         raise KindFailed(f"Tile {number} of {total} {part.state}: {part.error or 'it left no picture'}")
     picture = Image.open(io.BytesIO(part.artifact)).convert("RGB")

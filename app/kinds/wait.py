@@ -9,7 +9,7 @@ from pydantic import Field
 from kinds.base import Kind, Outcome, Params, Progress
 
 STEP_S = 0.05
-"""Seconds between two looks at the progress: how soon a cancel is seen."""
+"""Seconds between two calls of the progress, and so the longest time until a cancel is noticed."""
 
 
 class WaitParams(Params):

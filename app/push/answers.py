@@ -1,4 +1,4 @@
-"""Plain answers of the push process over HTTP, its WebSocket close codes, and the types of ASGI."""
+"""HTTP answers of the push process, its WebSocket close codes, and the types of ASGI."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping

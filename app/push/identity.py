@@ -33,7 +33,7 @@ def _user_of(header: str) -> Any:
 
 
 def origin_is_ours(headers: dict[str, str]) -> bool:
-    """Browsers say which page opens a WebSocket, and send our cookie whichever it is; other clients send no Origin."""
+    """Browsers send our cookie with WebSockets of any site, and name the site in Origin; other clients send none."""
     origin = headers.get("origin")
     if origin is None:
         return True

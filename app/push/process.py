@@ -1,4 +1,4 @@
-"""What the push process says of itself, and how it starts and stops."""
+"""The push process itself: its health, its metrics, its start and its stop."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from push.watcher import WATCHER
 
 
 async def not_here(scope: Scope, receive: Receive, send: Send) -> None:
-    """The push process serves nothing else."""
+    """Every address that the push process does not serve."""
     await problem(send, 404, "The web process serves this address; route only /ws/ and /api/jobs/{id}/events here.")
 
 
@@ -29,12 +29,12 @@ Gauge("headrace_push_tasks", "Tasks in the loop.", registry=METRICS).set_functio
 
 
 async def metrics(scope: Scope, receive: Receive, send: Send) -> None:
-    """How many clients this process serves, and whether it hears hints."""
+    """How many clients this process serves, and whether it receives hints."""
     await respond(send, 200, generate_latest(METRICS), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-    """On SIGTERM clients are sent away at once, so that a restart does not wait for them, nor they for it."""
+    """On SIGTERM all clients are disconnected at once, so that a restart does not wait for them; they connect again."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
@@ -45,8 +45,8 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _on_sigterm(call: Callable[[], None]) -> None:
-    """Beside the server's own handler: asyncio hears of signals through its wake-up descriptor, so that replacing the
-    Python handler it installs (one that does nothing) takes nothing from it; any other is called as before.
+    """Call this on SIGTERM, besides what the server does. asyncio learns of signals by its wake-up descriptor, so the
+    Python handler that it installs (which does nothing) can be replaced; any other handler is still called.
     """
     if threading.current_thread() is not threading.main_thread():
         return

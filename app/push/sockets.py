@@ -25,7 +25,7 @@ from push.answers import (
     headers_of,
 )
 from push.identity import origin_is_ours
-from push.messages import SLOW_S, message_of, told
+from push.messages import SEND_TIMEOUT_S, client_told, message_of
 from push.watcher import GoingAway, UnknownJob, follow
 
 log = structlog.get_logger(__name__)
@@ -33,12 +33,12 @@ MAX_CLIENT_MESSAGE = 4096
 
 
 class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """One client that follows one job. What the client says is not listened to."""
+    """One client that follows one job. What the client sends is ignored."""
 
     _following: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """However this ends, nobody goes on following for a client that has left."""
+        """However the connection ends, the task that follows the job ends with it."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -46,15 +46,15 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
                 self._following.cancel()
 
     async def dispatch(self, message: Message) -> None:
-        """Channels' own goes through the database thread for each message of the client's; ours need not."""
+        """Channels' own uses the database thread for each message of a client; ours does not need to."""
         await getattr(self, get_handler_name(message))(message)
 
     async def websocket_disconnect(self, message: Message) -> None:
-        """Channels' own leaves groups, and tidies up in the database thread: ours is in none, and used nothing."""
+        """Channels' own leaves groups and closes connections in the database thread; ours has neither."""
         raise StopConsumer
 
     async def connect(self) -> None:
-        """Accepts first: a browser is not told why a handshake was refused, but it sees a close code."""
+        """Accepts even what is then closed: a browser sees a close code, but not why a handshake was refused."""
         await self.accept()
         if not origin_is_ours(headers_of(self.scope)):
             await self.close(NOT_OURS)
@@ -64,7 +64,7 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
             self._following = asyncio.create_task(self._follow())
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Nothing is expected; a flood is refused."""
+        """Messages of clients are ignored; large ones close the socket."""
         if len(text_data or bytes_data or "") > MAX_CLIENT_MESSAGE:
             await self.close(TOO_BIG)
 
@@ -72,9 +72,9 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
         try:
             await self.close(await self._tell())
         except OSError as error:
-            log.debug("client left", error=str(error))
+            log.debug("client left before the job ended", error=str(error))
         except Exception:
-            log.exception("following a job failed")
+            log.exception("following a job failed: closing the socket")
             await self.close(INTERNAL)
 
     async def _tell(self) -> int:
@@ -82,9 +82,9 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
         try:
             async with aclosing(follow(self.scope["url_route"]["kwargs"]["job_id"], self.scope["user"].pk)) as changes:
                 async for job in changes:
-                    async with asyncio.timeout(SLOW_S):
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
                         await self.send(message_of(job))
-                    told(job)
+                    client_told(job)
         except UnknownJob:
             return NO_SUCH_JOB
         except GoingAway:
@@ -95,6 +95,6 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
 
 
 async def no_such_socket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Any other address: closed like a job that does not exist."""
+    """Any other address: closed like one of a job that does not exist."""
     await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": NO_SUCH_JOB})

@@ -1,4 +1,4 @@
-"""Event streams (text/event-stream), the twin of the WebSocket that `curl -N` can read."""
+"""Event streams (text/event-stream): what the WebSocket sends, for `curl -N` and EventSource."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
@@ -7,21 +7,22 @@ from contextlib import aclosing
 from django.db import Error as DatabaseError
 
 from jobs.models import Job
+from jobs.problems import NO_SUCH_JOB
 from push.answers import Receive, Scope, Send, headers_of, problem, respond, start
-from push.messages import SLOW_S, message_of, told
+from push.messages import SEND_TIMEOUT_S, client_told, message_of
 from push.watcher import GoingAway, UnknownJob, follow
 
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
-    "x-accel-buffering": "no",  # nginx would wait for more
+    "x-accel-buffering": "no",  # or nginx would collect events before it passes them on
     "x-content-type-options": "nosniff",
 }
 RETRY = b"retry: 1000\n"
 
 
 async def events(scope: Scope, receive: Receive, send: Send) -> None:
-    """The event stream of one job; what is wrong is said before the stream starts."""
+    """The event stream of one job; a request that is refused is answered with a problem, and no stream starts."""
     if scope["method"] != "GET":
         await problem(send, 405, allow="GET")
     elif not scope["user"].is_authenticated:
@@ -35,12 +36,12 @@ async def _stream(scope: Scope, receive: Receive, send: Send, changes: AsyncGene
     try:
         job = await anext(changes)
     except UnknownJob:
-        await problem(send, 404, "You have no job with this id; see GET /api/jobs for those you have.")
+        await problem(send, 404, NO_SUCH_JOB)
     except GoingAway:
         await problem(send, 503, "This process is about to restart; try again.", retry_after="1")
     else:
         if job and job.finished and headers_of(scope).get("last-event-id") == str(job.version):
-            await respond(send, 204)  # an EventSource that has seen the end connects again until it is told this
+            await respond(send, 204)  # an EventSource that has seen the end connects again until it gets a 204
         else:
             await _while_connected(_send_events(send, job, changes), receive)
 
@@ -58,9 +59,9 @@ async def _send_events(send: Send, first: Job | None, changes: AsyncGenerator[Jo
 
 async def _send_event(send: Send, job: Job | None, before: bytes = b"") -> None:
     event = f"id: {job.version}\nevent: job\ndata: {message_of(job)}\n\n" if job else ": still here\n\n"
-    async with asyncio.timeout(SLOW_S):
+    async with asyncio.timeout(SEND_TIMEOUT_S):
         await send({"type": "http.response.body", "body": before + event.encode(), "more_body": True})
-    told(job)
+    client_told(job)
 
 
 async def _while_connected(work: Awaitable[None], receive: Receive) -> None:

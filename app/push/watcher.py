@@ -1,7 +1,7 @@
-"""Follows jobs for whoever watches them: one Redis subscription and at most one read at a time for a whole process.
+"""Follows jobs for the clients of a push process, with one Redis subscription and at most one read at a time for all.
 
-A hint on hints.CHANNEL wakes the watchers of a job, who then read its row. A hint may be lost, so every POLL_S seconds
-one query over all watched jobs wakes those whose version has grown: with Redis down a change is late, never missed.
+A hint (jobs/hints.py) wakes the watches of a job, and its row is read. A hint may be lost, so every POLL_S seconds one
+query over all watched jobs wakes those whose version has grown: with Redis down a change comes late, but is not missed.
 """
 
 import asyncio
@@ -12,23 +12,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import redis.asyncio
 import structlog
 from channels.db import database_sync_to_async
 from django.conf import settings
 from django.db import Error as DatabaseError
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from jobs.hints import CHANNEL
 from jobs.models import Job
+from jobs.redis_client import subscriber
 from jobs.schemas import with_artifacts
 
 log = structlog.get_logger(__name__)
 POLL_S = 2.0
-QUIET_S = 20.0  # a watcher hears something at least this often; proxies cut connections that are silent for 60 s
-PING_S = 5.0  # a Redis that is silent for two of these is taken for dead
-BACKOFF_S = (0.1, 5.0)
+KEEPALIVE_S = 20.0  # a client is sent something at least this often: proxies cut connections after 60 s of silence
+PING_S = 5.0  # Redis is pinged after this long without a message; after as long again the connection is given up
+PAUSES_S = (0.1, 5.0)  # the first one and the longest
 
 
 class UnknownJob(Exception):
@@ -36,11 +34,11 @@ class UnknownJob(Exception):
 
 
 class GoingAway(Exception):
-    """This process is stopping; another one, or its next life, takes over."""
+    """This process is stopping; clients connect again, to another one or after the restart."""
 
 
 class Watch:
-    """One watcher of one job: the version it has seen, and the event that says to look again."""
+    """One client's watch of one job: the version that was sent, and the event that says to read the job."""
 
     __slots__ = ("changed", "version")
 
@@ -57,14 +55,14 @@ class Watcher:
         self.listening = False
         self._watches: defaultdict[uuid.UUID, set[Watch]] = defaultdict(set)
         self._tasks: list[asyncio.Task[None]] = []
-        self._look = asyncio.Event()
+        self._poll_now = asyncio.Event()
 
     def __len__(self) -> int:
         return sum(len(watches) for watches in self._watches.values())
 
     @contextmanager
     def watch(self, job_id: uuid.UUID) -> Iterator[Watch]:
-        """Be woken when the job may have changed. Read it after entering, and nothing is missed."""
+        """A watch, whose event is set when the job may have changed. Read the job after entering, to miss no change."""
         self._start()
         watch = Watch()
         self._watches[job_id].add(watch)
@@ -76,7 +74,7 @@ class Watcher:
                 del self._watches[job_id]
 
     def close(self) -> None:
-        """Send every watcher away, now and from now on."""
+        """Make every `follow` raise GoingAway, now and from now on."""
         self.closing = True
         for job_id in list(self._watches):
             self._wake(job_id)
@@ -98,43 +96,42 @@ class Watcher:
             watch.changed.set()
 
     async def _listen(self) -> None:
-        """Hear hints until the connection breaks."""
-        once = Retry(NoBackoff(), 0)  # a reconnect inside redis-py would go unnoticed, and hints with it
-        client = redis.asyncio.Redis.from_url(settings.ENV.broker_url, socket_connect_timeout=2, retry=once)
+        """Receive hints until the connection breaks."""
+        client = subscriber(connect_timeout_s=2)
         try:
             async with client, client.pubsub() as pubsub:
                 await pubsub.subscribe(CHANNEL)
-                await self._hear(pubsub)
+                await self._receive(pubsub)
         finally:
             self.listening = False
 
-    async def _hear(self, pubsub: Any) -> None:
-        asked = False
+    async def _receive(self, pubsub: Any) -> None:
+        pinged = False
         while True:
             message = await pubsub.get_message(timeout=PING_S)
             if message is not None:
-                asked = False
-                self._take(message)
-            elif asked:
+                pinged = False
+                self._handle(message)
+            elif pinged:
                 raise ConnectionError("Redis does not answer")
             else:
-                asked = True
+                pinged = True
                 await pubsub.ping()
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
             self.listening = True
-            self._look.set()  # for what was said while nobody listened
+            self._poll_now.set()  # for hints that were sent before this subscription
         elif message["type"] == "message":
             with suppress(ValueError):
                 self._wake(uuid.UUID(message["data"].decode()))
 
     async def _poll(self) -> None:
-        """Look, when it is time or when told to, at the versions of all watched jobs."""
+        """Read the versions of all watched jobs, after POLL_S seconds or when `_poll_now` is set."""
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):
-                await self._look.wait()
-        self._look.clear()
+                await self._poll_now.wait()
+        self._poll_now.clear()
         if not self._watches:
             return
         versions = await _versions(list(self._watches))
@@ -146,20 +143,20 @@ class Watcher:
 
 
 async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
-    """Repeat a step, whatever happens; after a failure with a pause that doubles while failures follow each other."""
+    """Repeat a step, whatever it raises; after a failure with a pause that doubles while failures follow each other."""
     clock = asyncio.get_running_loop().time
-    pause, most = BACKOFF_S
+    pause, longest = PAUSES_S
     while True:
         began = clock()
         try:
             await step()
-        except Exception as error:  # noqa: BLE001  (a watcher that has stopped is worse than any error)
+        except Exception as error:  # noqa: BLE001  (a task that has ended would be worse than any error)
             what = f"{type(error).__name__}: {error}"
-            log.warning("watching falters, trying again", step=step.__name__, error=what, pause=pause)
-            pause = BACKOFF_S[0] if clock() - began > most else min(2 * pause, most)
+            log.warning("watching jobs failed: trying again after a pause", step=step.__name__, error=what, pause=pause)
+            pause = PAUSES_S[0] if clock() - began > longest else min(2 * pause, longest)
             await asyncio.sleep(pause)
         else:
-            pause = BACKOFF_S[0]
+            pause = PAUSES_S[0]
 
 
 @database_sync_to_async  # type: ignore[untyped-decorator]
@@ -190,17 +187,17 @@ class Reader:
             future = self._asked[job_id] = asyncio.get_running_loop().create_future()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._read_all())
-        return await asyncio.shield(future)  # one who gives up must not take the answer from the others
+        return await asyncio.shield(future)  # a client that leaves must not cancel the read for the others
 
     async def _read_all(self) -> None:
         while self._asked:
             asked, self._asked = self._asked, {}
             try:
                 found = await _jobs(list(asked))
-            except Exception as error:  # noqa: BLE001  (it belongs to those who asked)
+            except Exception as error:  # noqa: BLE001  (it is raised in those who asked)
                 for future in asked.values():
                     future.set_exception(error)
-                    future.exception()  # seen, even if everybody who asked has left
+                    future.exception()  # asyncio would complain if nobody asks any more
             else:
                 for job_id, future in asked.items():
                     future.set_result(found.get(job_id))
@@ -211,11 +208,11 @@ READER = Reader()
 
 
 async def follow(job_id: uuid.UUID, owner_id: int) -> AsyncGenerator[Job | None, None]:
-    """The job now, then each change until it has ended; None after QUIET_S seconds without one.
+    """The job now, then each change until it has ended; None after KEEPALIVE_S seconds without one.
 
     Raises:
         UnknownJob, GoingAway.
-        DatabaseError: only before the first job, after `database_wait_s`; later an outage is waited out.
+        DatabaseError: only before the first job, after `database_wait_s`; later an outage is waited for.
     """
     with WATCHER.watch(job_id) as watch:
         while not WATCHER.closing:
@@ -246,6 +243,6 @@ async def _read(job_id: uuid.UUID, watch: Watch) -> Job | None:
 
 async def _changed(watch: Watch) -> bool:
     with suppress(TimeoutError):
-        async with asyncio.timeout(QUIET_S):
+        async with asyncio.timeout(KEEPALIVE_S):
             return await watch.changed.wait()
     return False

@@ -1,4 +1,4 @@
-"""Runs one claimed job: calls the kind, and tells the ledger how it went."""
+"""One attempt of a job: claims it, calls its kind, and tells the ledger how it ended."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ class OverTime(Exception):
 
 
 class Reporter:
-    """The progress callback of one attempt: throttled writes, and the place where a job stops."""
+    """The progress callback of one attempt: writes every REPORT_EVERY_S seconds at most, and stops jobs."""
 
     def __init__(self, claim: Claim, lane: Lane) -> None:
         self._claim = claim
@@ -47,41 +47,40 @@ class Reporter:
             return
         self._due = now + REPORT_EVERY_S
         try:
-            kept = services.report(self._claim, min(max(share, 0.0), 1.0), note)
+            go_on = services.report(self._claim, min(max(share, 0.0), 1.0), note)
         except (OperationalError, InterfaceError):
-            close_old_connections()  # the database is away: the work goes on, its end will wait for it
+            close_old_connections()  # without the database the work goes on, and its end waits
             return
-        if not kept:
+        if not go_on:
             raise Stopped
 
 
 def execute(job_id: uuid.UUID, worker: str) -> None:
-    """Claim the job, run it, finish it. A claim that fails means a duplicate message: nothing happens."""
+    """Claim the job, run it, end it. A claim that fails means that the message was a duplicate: it is dropped."""
     bound = log.bind(job=str(job_id))
     claim = _claim(job_id, worker, bound)
     if claim is None:
-        bound.info("message dropped, nothing to claim")
+        bound.info("message dropped: the job is not queued, or not due")
         return
     bound = bound.bind(kind=claim.kind, attempt=claim.attempt)
-    bound.info("job started")
-    settle = _attempt(claim, bound)
-    kept = _through_outages(settle, bound)
-    bound.info("job ended" if kept else "output thrown away, the job is no longer ours")
+    bound.info("attempt started")
+    kept = _through_outages(_attempt(claim, bound), bound)
+    bound.info("attempt ended" if kept else "output discarded: this attempt no longer owns the job")
 
 
 def _claim(job_id: uuid.UUID, worker: str, bound: Any) -> Claim | None:
-    """Claim, waiting for a database that is away; a message that waited in vain goes back to its queue.
+    """Claim, waiting for a database that is away; if it stays away, the message goes back to its queue.
 
-    A claim that was committed, but whose answer was lost, is given up: nobody runs the job, and its lease would be
-    renewed for as long as this message is here.
+    A claim that was committed, but whose answer was lost, is given back: nobody would run the job, and its lease would
+    be renewed for as long as this worker has the message.
     """
     pool = settings.LANES[settings.ENV.lane].pool if settings.ENV.lane else ""
     tries = itertools.count()
 
     def attempt() -> Claim | None:
-        again = next(tries) > 0
+        tried_before = next(tries) > 0
         claim = services.claim(job_id, worker, pool)
-        if claim is None and again:
+        if claim is None and tried_before:
             services.lose_on(worker, job_id, "the database went away while it was claimed")
         return claim
 
@@ -92,21 +91,21 @@ def _claim(job_id: uuid.UUID, worker: str, bound: Any) -> Claim | None:
 
 
 def _attempt(claim: Claim, bound: Any) -> Callable[[], bool]:
-    """Run the kind; returns the call that tells the ledger."""
+    """Run the kind; returns the call that tells the ledger how it ended."""
     lane = settings.LANES[claim.lane]
-    again: tuple[type[Exception], ...] = (Transient, *kinds.ALL[claim.kind].transient)
+    transient: tuple[type[Exception], ...] = (Transient, *kinds.ALL[claim.kind].transient)
     try:
         return _settlement(claim, _run(claim, Reporter(claim, lane)))
     except Stopped:
         return partial(services.stopped, claim)
     except (OverTime, SoftTimeLimitExceeded):
         return partial(services.fail, claim, services.time_limit_sentence(lane.soft_time_limit))
-    except again as error:
+    except transient as error:
         return partial(services.retry, claim, _sentence(error))
     except KindFailed as error:
         return partial(services.fail, claim, _sentence(error))
-    except Exception:  # noqa: BLE001  (whatever a kind throws, the job ends with a sentence and the slot lives on)
-        bound.exception("the kind has a bug")
+    except Exception:  # noqa: BLE001  (whatever a kind raises, its job ends with a sentence and the slot stays usable)
+        bound.exception("the kind has a bug: the job fails")
         return partial(services.fail, claim, f"The {claim.kind} kind failed in a way its author did not expect.")
 
 
@@ -127,7 +126,7 @@ def _run(claim: Claim, progress: Reporter) -> Outcome | Split:
 def _parts(claim: Claim) -> list[PartOutcome]:
     parts = Job.objects.filter(parent_id=claim.id).order_by("part")
     files = dict(JobArtifact.objects.filter(job__parent_id=claim.id).values_list("job_id", "content"))
-    content = {job_id: bytes(raw) for job_id, raw in files.items()}  # PostgreSQL answers with memoryviews
+    content = {job_id: bytes(raw) for job_id, raw in files.items()}  # PostgreSQL returns memoryviews
     return [PartOutcome(one.state, one.params, one.result, one.error, content.get(one.pk)) for one in parts]
 
 
@@ -153,7 +152,7 @@ def _too_big(outcome: Outcome) -> str:
 
 
 def _through_outages(tell: Callable[[], T], bound: Any) -> T:
-    """Tell the ledger, waiting for a database that is away; the fence makes a second try harmless."""
+    """Call, and call again while the database is away, for two leases; the fence makes a second call harmless."""
     pause = 0.1
     deadline = time.monotonic() + 2 * settings.ENV.lease_s
     while True:
@@ -162,7 +161,7 @@ def _through_outages(tell: Callable[[], T], bound: Any) -> T:
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise
-            bound.warning("database away, trying again", error=str(error))
+            bound.warning("database out of reach: trying again", error=str(error))
             close_old_connections()
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  (jitter, not a secret)
             pause = min(2 * pause, 2.0)

@@ -1,8 +1,8 @@
-"""Keeps a worker's leases: one thread in each worker unit, which renews what Celery says is really running.
+"""Renews a worker's leases: one thread in each worker unit, for the jobs that Celery says are really running.
 
-A worker or a pool child that dies stops being in `active_requests`, so its lease runs out and the sweeper gives the
-job to somebody else. Whatever the worker's parent process learns first (a pool child died, a hard time limit) it tells
-the ledger through the same thread, so that the event loop never waits for the database.
+The job of a worker or a pool process that has died is not in `active_requests`, so its lease runs out and the sweeper
+queues it again. What the worker's parent process learns first (a pool process died, a hard time limit) it tells the
+ledger through the same thread, so that the event loop never waits for the database.
 """
 
 import queue
@@ -29,13 +29,13 @@ from fleet.records import heartbeat, leave
 from jobs import services
 
 log = structlog.get_logger(__name__)
-AGAIN_S = 1.0  # after an outage of the database the leases are renewed this soon, before the sweeper looks at them
-Errand = Callable[[], object]
-errands: "queue.SimpleQueue[Errand | None]" = queue.SimpleQueue()
+RETRY_S = 1.0  # after an outage of the database leases are renewed this soon, before the sweeper takes jobs back
+LedgerCall = Callable[[], object]
+ledger_calls: "queue.SimpleQueue[LedgerCall | None]" = queue.SimpleQueue()  # None: the worker has stopped
 
 
 class OomKills:
-    """The kernel's out-of-memory kills in this unit's cgroup; where there is no cgroup v2, none are seen."""
+    """The kernel's out-of-memory kills in this unit's cgroup; always none where there is no cgroup v2."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._events = (folder or self._own()) / "memory.events"
@@ -66,7 +66,7 @@ OOM = OomKills()
 
 
 def cause_of_death(text: str, out_of_memory: bool) -> str:
-    """What killed a pool process, from what billiard says of it: its signal or its exit code."""
+    """How a pool process died, from billiard's message: by a signal or with an exit code."""
     found = re.search(r"signal \d+ \((\w+)\)|exitcode (-?\d+)", text)
     how = (found[1] and f"was killed by {found[1]}") or f"ended with exit code {found[2]}" if found else "died"
     if found and found[1] == "SIGKILL":
@@ -78,23 +78,23 @@ class LedgerRequest(Request):  # type: ignore[misc]
     """Celery's view of one delivery, which tells the ledger what only the worker's parent process knows."""
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """The pool child ran into a time limit; the hard one has killed it."""
+        """The pool process ran into a time limit; the hard one has killed it."""
         super().on_timeout(soft, timeout)
         if not soft:
-            errands.put(partial(services.overrun_on, self.hostname, uuid.UUID(self.id), timeout))
+            ledger_calls.put(partial(services.overrun_on, self.hostname, uuid.UUID(self.id), timeout))
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """The pool child died (out of memory, a signal) while it ran this job."""
+        """The pool process died (out of memory, a signal) while it ran this job."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, WorkerLostError):
             cause = cause_of_death(str(error), OOM.grew())
-            errands.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), cause))
+            ledger_calls.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), cause))
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """The job was cancelled and its pool child is being killed."""
+        """The job was cancelled and its pool process is being killed."""
         super().terminate(pool, signal)
-        errands.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), "killed on request"))
+        ledger_calls.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), "killed on request"))
 
 
 def _running(hard_limit: float) -> list[uuid.UUID]:
@@ -104,7 +104,7 @@ def _running(hard_limit: float) -> list[uuid.UUID]:
         try:
             requests = list(state.active_requests)
             break
-        except RuntimeError:  # the set changed under us
+        except RuntimeError:  # another thread changed the set
             continue
     else:
         return []
@@ -122,7 +122,7 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
         self._thread: threading.Thread | None = None
 
     def start(self, worker: Any) -> None:
-        """Begin to renew leases and to say that this worker is here."""
+        """Begin to renew leases, and to send the heartbeat of this worker unit."""
         if settings.ENV.lane is None:
             raise SystemExit("HEADRACE_LANE is not set: a worker must know its lane; set it to one of lanes.yml.")
         lane = settings.LANES[settings.ENV.lane]
@@ -133,43 +133,43 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
             "pool": lane.pool,
             "concurrency": worker.concurrency if lane.pool != "solo" else 1,
         }
-        self._thread = threading.Thread(target=self._keep, args=(unit, lane.time_limit), name="leases", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(unit, lane.time_limit), name="leases", daemon=True)
         self._thread.start()
 
     def stop(self, worker: Any) -> None:
         """The pool has stopped: nothing is left to renew."""
-        errands.put(None)
+        ledger_calls.put(None)
         if self._thread is not None:
             self._thread.join(timeout=5)
 
     terminate = stop
 
-    def _keep(self, unit: dict[str, Any], hard_limit: float) -> None:
-        beat = partial(self._beat, unit, hard_limit)
+    def _run(self, unit: dict[str, Any], hard_limit: float) -> None:
+        renew = partial(self._renew, unit, hard_limit)
         due = time.monotonic()
-        errand: Errand | None = beat
-        while errand is not None:
-            done = _carry_out(errand)
-            if errand is beat:
-                due = time.monotonic() + (settings.ENV.renew_s if done else AGAIN_S)
+        call: LedgerCall | None = renew
+        while call is not None:
+            done = _try(call)
+            if call is renew:
+                due = time.monotonic() + (settings.ENV.renew_s if done else RETRY_S)
             try:
-                errand = errands.get(timeout=max(0.0, due - time.monotonic()))
+                call = ledger_calls.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
-                errand = beat
-        _carry_out(partial(leave, unit["name"]))
+                call = renew
+        _try(partial(leave, unit["name"]))
         connections.close_all()
 
-    def _beat(self, unit: dict[str, Any], hard_limit: float) -> None:
+    def _renew(self, unit: dict[str, Any], hard_limit: float) -> None:
         running = _running(hard_limit)
         services.renew(unit["name"], running)
         heartbeat(unit["name"], {**unit, "running": len(running)})
 
 
-def _carry_out(errand: Errand) -> bool:
+def _try(call: LedgerCall) -> bool:
     try:
-        errand()
+        call()
     except DatabaseError as error:
-        log.warning("the ledger is out of reach, the leases may run out", error=str(error))
+        log.warning("database out of reach: leases may run out", error=str(error))
         close_old_connections()
         return False
     return True

@@ -1,11 +1,11 @@
-"""How we hold on to Redis: Celery's AMQP and Kombu's Redis transport, with four small changes.
+"""How workers keep their connection to Redis: Celery's AMQP and Kombu's Redis transport, with four small changes.
 
-Three work around Kombu 5.7.0, and tests/app/worker/test_transport.py tells when they can go:
+Three work around faults of Kombu 5.7.0; tests/app/worker/test_transport.py fails when one is no longer needed:
 
 - A channel that acknowledges or closes after its connection was lost asks that connection for the server's address, but
-  the connection has let go of it: `'NoneType' object has no attribute 'hostname'`, and the worker exits (a regression:
-  5.6 did not; celery/kombu#582 and #970 are its forerunners).
-- A lost connection gives back the messages of tasks that are still running here, so that they run twice at once.
+  the connection no longer has it: `'NoneType' object has no attribute 'hostname'`, and the worker exits (5.6 did not
+  have this fault; celery/kombu#582 and #970 were similar).
+- A lost connection puts back the messages of tasks that are still running here, so that they run twice at once.
 - A message whose acknowledgement does not get through keeps its place in the prefetch window, though its task has ended
   (Celery logs "Couldn't ack" and goes on): with a window of one the worker never takes another.
 """
@@ -16,18 +16,18 @@ import kombu
 from celery.app.amqp import AMQP as CeleryAMQP
 from kombu.transport import redis, virtual
 
-PAUSE_S = 2
+PAUSE_S = 2  # between two tries to connect
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
-    """Gives back what runs here when the worker ends, but not when it only loses its connection.
+    """Puts back the messages of running tasks when the worker ends, but not when it only loses its connection.
 
-    An acknowledgement that does not get through leaves the message with the broker, which hands it out again after the
-    visibility timeout; its claim drops it.
+    After an acknowledgement that did not get through, the broker delivers the message again once its visibility timeout
+    has passed; the claim then fails, and the message is dropped.
     """
 
     def ack(self, delivery_tag: str) -> None:
-        """The message is done with here, whether the broker hears of it or not."""
+        """Free the message's place in the prefetch window, whether or not the acknowledgement gets through."""
         try:
             super().ack(delivery_tag)
         except BaseException:
@@ -46,7 +46,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """Remembers where its server is, for what it has to say after its connection was lost."""
+    """Remembers its server's address, which it asks for even after its connection was lost."""
 
     QoS = QoS
     _address: dict[str, Any]
@@ -65,14 +65,14 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 
 class Connection(kombu.Connection):  # type: ignore[misc]
-    """Tries an absent broker every other second; Kombu would wait longer and longer, up to half a minute."""
+    """Tries an absent broker every PAUSE_S seconds; Kombu would wait longer each time, up to half a minute."""
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         """Connect, however many tries it takes."""
         return super().ensure_connection(*args, **{"interval_max": PAUSE_S, **kwargs})
 
     def get_transport_cls(self) -> Any:
-        """Ours instead of Kombu's Redis transport; what other URLs ask for stays what it is."""
+        """Ours in place of Kombu's Redis transport; the transports of other URLs stay as they are."""
         found = super().get_transport_cls()
         return Transport if found is redis.Transport else found
 

@@ -1,7 +1,7 @@
-"""Feeds systemd's watchdog while a worker truly works, in each of the pools; systemd restarts one that starves.
+"""Feeds systemd's watchdog while a worker can do its work; systemd restarts a worker that does not feed it.
 
-A thread feeds, because the event loop cannot always: it stands still while solo runs a task and while the worker
-connects to its broker. An absent broker is no reason to starve, since a restart would not bring it back.
+A thread feeds it, because the event loop cannot always: it is blocked while the solo pool runs a task and while the
+worker connects to its broker. An absent broker is no reason to stop, because a restart would not bring it back.
 """
 
 import threading
@@ -27,11 +27,11 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._period = notify.watchdog_s() / 3  # two feeds may be late, as on a host whose cores are all busy
-        self._over = threading.Event()
-        self._turned = time.monotonic()
+        self._stopped = threading.Event()
+        self._looped_at = time.monotonic()  # when the event loop last ran our timer
         self._tried = (0, time.monotonic())
-        self._left: set[Any] = set()
-        self._began: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # as seen from here: wall clocks may be set
+        self._not_started_before: set[Any] = set()
+        self._began: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # monotonic: wall clocks may be set
 
     def include_if(self, worker: Any) -> bool:
         """Only where systemd asks for it."""
@@ -39,26 +39,26 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Begin to feed."""
-        worker.timer.call_repeatedly(self._period / 2, self._turn)
+        worker.timer.call_repeatedly(self._period / 2, self._looped)
         threading.Thread(target=self._feed, args=(worker,), name="watchdog", daemon=True).start()
 
     def stop(self, worker: Any) -> None:
         """The pool has stopped: from here on TimeoutStopSec decides."""
-        self._over.set()
+        self._stopped.set()
 
     terminate = stop
 
-    def _turn(self) -> None:
-        self._turned = time.monotonic()
+    def _looped(self) -> None:
+        self._looped_at = time.monotonic()
 
     def _feed(self, worker: Any) -> None:
-        while not self._over.wait(self._period):
+        while not self._stopped.wait(self._period):
             try:
                 ailment = self.ailment(worker)
-            except Exception as error:  # noqa: BLE001  (in doubt it does not feed, but it looks again)
+            except Exception as error:  # noqa: BLE001  (a check that fails counts as a fault, and is made again)
                 ailment = repr(error)
             if ailment:
-                log.critical("not feeding the watchdog", why=ailment)
+                log.critical("watchdog not fed: systemd will restart this worker if this lasts", why=ailment)
                 continue
             consumer = worker.consumer
             connecting = consumer.broker_connection_retry_attempt
@@ -68,7 +68,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
     def ailment(self, worker: Any) -> str:
         """Why a restart would help this worker, in a few words; empty while it is well."""
         if state.should_stop is not None or state.should_terminate is not None:
-            return ""  # it drains, and TimeoutStopSec is its limit
+            return ""  # it drains, for as long as TimeoutStopSec allows
         running = _snapshot(state.active_requests)
         now = time.monotonic()
         for request in running:
@@ -76,35 +76,35 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
                 return f"task {request.id} runs beyond its hard time limit"
         if self._tries_to_connect(worker.consumer) or (running and isinstance(worker.pool, Solo)):
             return ""
-        if now - self._turned > self._period:
-            return "the event loop stands still"
-        return _deaf(worker, self._period) or self._left_lying(worker, running)
+        if now - self._looped_at > self._period:
+            return "the event loop is blocked"
+        return _not_consuming(worker, self._period) or self._not_started(worker, running)
 
     def _tries_to_connect(self, consumer: Any) -> bool:
-        """Whether it has just tried the broker. One that gets through to it but no further is not excused for long."""
+        """Whether it tried to connect within the last period; one that has connected and then hangs is not excused."""
         tried = consumer.broker_connection_retry_attempt
         if tried != self._tried[0]:
             self._tried = (tried, time.monotonic())
         return time.monotonic() - self._tried[1] < self._period
 
-    def _left_lying(self, worker: Any, running: list[Any]) -> str:
-        """A task that waits beside a free slot was given to a pool process that is stopped, or its slot has leaked."""
+    def _not_started(self, worker: Any, running: list[Any]) -> str:
+        """A pool process is stopped, or the pool has lost a slot: a fault if it lasts from one check to the next."""
         free = worker.pool.num_processes - len(running)
         waiting = set(_snapshot(state.reserved_requests)).difference(running) if free > 0 else set()
-        before, self._left = self._left, waiting
-        return "a task waits, a slot is free, and they do not meet" if before & waiting else ""
+        before, self._not_started_before = self._not_started_before, waiting
+        return "a reserved task was not started although a slot is free" if before & waiting else ""
 
 
-def _deaf(worker: Any, patience_s: float) -> str:
-    """The prefetch window has room, but nothing has been asked of the broker for a while; or it is full of nothing."""
+def _not_consuming(worker: Any, patience_s: float) -> str:
+    """The prefetch window has room, but the consumer does not ask the broker; or it is full without a task."""
     consumer = worker.consumer.task_consumer
     channel = consumer.channel if consumer else None
     if channel is None or not channel.active_queues:
-        return ""  # it is told to consume nothing
+        return ""  # it was told to consume from no queue
     if not channel.qos.can_consume():
-        return "" if state.reserved_requests else "the prefetch window is full, but of no task"
+        return "" if state.reserved_requests else "the prefetch window is full although no task is reserved"
     asked = channel._brpop_sent_at
-    return "" if asked and time.monotonic() - asked < patience_s else "it asks the broker for nothing"
+    return "" if asked and time.monotonic() - asked < patience_s else "the consumer asks the broker for no messages"
 
 
 def _hard_limit(request: Any, worker: Any) -> float:

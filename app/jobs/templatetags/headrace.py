@@ -1,9 +1,9 @@
-"""How the pages say durations, sizes, params and results.
+"""How the pages show durations, sizes, params and results.
 
-Results in the ledger may be older than the code: a filter that gets no number where one should be says so with a dash.
+Results in the ledger may be older than the code: a filter that gets something else than a number shows a dash.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeGuard
 
 from django import template
@@ -11,7 +11,7 @@ from django.conf import settings
 from django.utils import timezone
 
 import kinds
-from jobs.models import Job, State
+from jobs.models import Job, State, seconds_between
 
 register = template.Library()
 LETTERS_OF_A_GIST = 90
@@ -24,7 +24,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """Seconds in a unit that people read at a glance; app.js says them in the same words."""
+    """Seconds in a unit that people read at a glance; live.js has the same function."""
     if not _is_number(seconds):
         return NOTHING
     if seconds < 0.00005:
@@ -63,7 +63,7 @@ def size(count: int | None) -> str:
 
 @register.filter
 def number(value: float | None) -> str:
-    """A number with its thousands apart."""
+    """A number with a thin space between its thousands."""
     if not _is_number(value):
         return NOTHING
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else f"{value:.12g}"
@@ -77,7 +77,7 @@ def percent(share: float) -> str:
 
 @register.filter
 def fine_percent(share: float) -> str:
-    """A share as the width of a bar: whatever is more than nothing can be seen."""
+    """A share as the width of a bar, wide enough to be seen unless it is 0."""
     return f"{max(share * 100, 0.6 if share else 0):.2f}%"
 
 
@@ -95,19 +95,19 @@ def milliseconds(count: float | None) -> str:
 
 @register.filter
 def grow(value: float | None) -> str:
-    """A number for a style or an attribute, whatever the language of the page; empty for none."""
+    """A number for a style or an attribute, with a decimal point in every language; empty for None."""
     return "" if value is None else f"{value:.4f}"
 
 
 @register.filter
 def microseconds(seconds: float) -> str:
-    """Seconds as a flex-grow: shares that sum to less than 1 would leave the bar unfilled."""
+    """Seconds as a flex-grow; in microseconds, because values that sum to less than 1 would leave the bar unfilled."""
     return f"{seconds * 1e6:.0f}"
 
 
 @register.filter
 def words(name: str) -> str:
-    """A key of a result as words."""
+    """A key of a result as a label: "top_words" becomes "Top words"."""
     return name.replace("_", " ").strip().capitalize()
 
 
@@ -129,7 +129,7 @@ def columns(rows: list[dict[str, Any]]) -> list[str]:
 
 @register.filter
 def get(mapping: dict[str, Any], key: str) -> Any:
-    """A value by a key that is itself a variable."""
+    """The value of a key that is itself a variable."""
     return mapping.get(key)
 
 
@@ -170,27 +170,16 @@ def gist(job: Job) -> str:
 # ---- the timing bar -------------------------------------------------------------------------------------------------
 
 
-def _seconds(span: timedelta) -> float:
-    return max(0.0, span.total_seconds())
-
-
-def _spans(job: Any) -> tuple[float, float | None, float | None]:
-    """Seconds of queue wait, run and notify; what is still going on lasts until `job.now`."""
-    due = max(job.created_at, job.run_after or job.created_at)
-    until = job.finished_at or job.now
-    waits_again = job.state == State.QUEUED and not job.joining
-    started = None if waits_again else job.started_at
-    return (
-        _seconds((started or until) - due),
-        _seconds(until - started) if started else None,
-        _seconds(job.notified_at - job.finished_at) if job.notified_at and job.finished_at else None,
-    )
-
-
 @register.filter
 def stretches(job: Any) -> list[dict[str, Any]]:
-    """The parts of the timing bar (of a job with `now`, the database's clock); the one in progress is `growing`."""
-    wait, run, notify = _spans(job)
+    """The parts of the timing bar; the one in progress lasts until `job.now`, the database's clock, and is `growing`.
+
+    A job that was queued again waits anew, from when it is due; one that only joins its parts still runs.
+    """
+    until = job.finished_at or job.now
+    started = None if job.state == State.QUEUED and not job.joining else job.started_at
+    wait, run = seconds_between(job.due_at, started or until), seconds_between(started, until)
+    notify = job.timings["notify"]
     return [
         {"name": "wait", "label": "Queue wait", "seconds": wait, "growing": not job.finished and run is None},
         {"name": "run", "label": "Run", "seconds": run, "growing": not job.finished and run is not None},

@@ -1,4 +1,4 @@
-"""Health checks of processes that have no address: `python -m deploy.images.app.healthy worker|sweeper|beat`.
+"""Health checks of processes that have no address: `python -m deploy.images.app.healthy worker|ROLE`.
 
 Each looks at what the process does, not at whether it is there: Docker knows that. Ends with 1 and a sentence.
 They run every few seconds in every container, so none of them loads Django.
@@ -7,8 +7,6 @@ They run every few seconds in every container, so none of them loads Django.
 import os
 import socket
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 
@@ -36,14 +34,8 @@ def leader(role: str) -> str | None:
     return None if row and row[0] else f"No {role} leads."
 
 
-CHECKS: dict[str, Callable[[], str | None]] = {
-    "worker": worker,
-    "sweeper": partial(leader, "sweeper"),
-    "beat": partial(leader, "beat"),
-}
-
 if __name__ == "__main__":
     try:
-        sys.exit(CHECKS[sys.argv[1]]())
+        sys.exit(worker() if sys.argv[1] == "worker" else leader(sys.argv[1]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the process is not well
         sys.exit(f"{type(error).__name__}: {error}")

@@ -18,7 +18,8 @@ from kombu.transport.redis import Channel
 
 from config.celery import app
 from harness.servers import Process, Redis, free_port, wait_until
-from jobs.beat import ROLE, TERM_S, Scheduler
+from jobs.beat import Scheduler
+from jobs.leader import BEAT, TERM_S
 from jobs.models import Leader, ScheduleEntry
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -40,7 +41,7 @@ def start_beat(launch: Callable[..., Process], empty_broker: Redis) -> StartBeat
 
 def leader() -> int:
     """The process that leads, or 0."""
-    row = Leader.objects.filter(role=ROLE, until__gt=Now()).first()
+    row = Leader.objects.filter(role=BEAT, until__gt=Now()).first()
     return int(row.holder.rpartition(":")[2]) if row else 0
 
 

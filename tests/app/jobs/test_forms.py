@@ -12,7 +12,7 @@ import kinds
 from jobs import submit
 from jobs.forms import form_for
 from jobs.models import Job
-from jobs.views import ONCE
+from jobs.views import ONE_TIME_KEY
 from tests.app.ledger import job_of, text_of
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +52,7 @@ def test_form_says_what_the_model_says(page: Client, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_form_left_as_it_came_makes_the_default_job(page: Client, user: Any, kind: str) -> None:
-    response = page.post(f"/new/{kind}/", {**defaults(kind), ONCE: KEY})
+    response = page.post(f"/new/{kind}/", {**defaults(kind), ONE_TIME_KEY: KEY})
     job = Job.objects.get()
     assert response.url == f"/jobs/{job.pk}/"
     assert (job.kind, job.owner) == (kind, user)
@@ -101,7 +101,7 @@ def test_unticked_box_is_no(page: Client) -> None:
 
 
 def test_double_click_makes_one_job(page: Client) -> None:
-    sent = {**defaults("digest"), ONCE: KEY}
+    sent = {**defaults("digest"), ONE_TIME_KEY: KEY}
     first, second = (page.post("/new/digest/", sent) for _ in range(2))
     assert first.url == second.url
     assert Job.objects.count() == 1
@@ -109,20 +109,23 @@ def test_double_click_makes_one_job(page: Client) -> None:
 
 
 def test_changed_form_after_going_back_is_another_job(page: Client) -> None:
-    page.post("/new/digest/", {"text": "one", "top": "1", ONCE: KEY})
-    page.post("/new/digest/", {"text": "two", "top": "1", ONCE: KEY})
+    page.post("/new/digest/", {"text": "one", "top": "1", ONE_TIME_KEY: KEY})
+    page.post("/new/digest/", {"text": "two", "top": "1", ONE_TIME_KEY: KEY})
     assert [job.params["text"] for job in Job.objects.order_by("pk")] == ["one", "two"]
 
 
 def test_each_form_has_its_own_key(page: Client) -> None:
-    keys = {re.search(rf'name="{ONCE}" value="(\w{{32}})"', page.get("/new/digest/").content.decode())[1] for _ in "12"}
+    keys = {
+        re.search(rf'name="{ONE_TIME_KEY}" value="(\w{{32}})"', page.get("/new/digest/").content.decode())[1]
+        for _ in "12"
+    }
     assert len(keys) == 2
 
 
 @pytest.mark.parametrize("key", ["", "\x00", "x" * 500, "é"])
 def test_strange_key_is_no_key(page: Client, key: str) -> None:
     for _ in "12":
-        assert page.post("/new/digest/", {**defaults("digest"), ONCE: key}).status_code == 302
+        assert page.post("/new/digest/", {**defaults("digest"), ONE_TIME_KEY: key}).status_code == 302
     assert Job.objects.count() == 2
 
 

@@ -79,7 +79,7 @@ def test_requests_wait_for_a_database_that_restarts(
     connection.close()
     database.stop()
     threads, answers = in_threads(*calls)
-    wait_until(lambda: web.output().count("database away") >= 2 * len(calls), why="all have met the outage")
+    wait_until(lambda: web.output().count("database out of reach") >= 2 * len(calls), why="all have met the outage")
     assert client.get("/healthz").text == "ok"
     assert client.get("/readyz").json()["database"] == "down"
     assert not answers

@@ -25,7 +25,8 @@ from fleet.models import Sweeps
 from harness.servers import APP, PostgreSQL, Process, Redis, wait_until
 from jobs import services
 from jobs.backpressure import FULL, GATE, ROOM, Gate, memory
-from jobs.management.commands.sweep import TERM_S, Sweeper
+from jobs.leader import TERM_S
+from jobs.management.commands.sweep import Sweeper
 from jobs.models import Job, Leader, State
 from jobs.submit import Submission, submit
 from jobs.sweeper import BATCH, sweep

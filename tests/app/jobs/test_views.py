@@ -17,7 +17,7 @@ from jobs import services, submit
 from jobs.models import Job, State
 from jobs.submit import Submission, available_kinds
 from jobs.templatetags import headrace
-from jobs.views import ONCE, PAGE
+from jobs.views import ONE_TIME_KEY, PAGE
 from kinds.base import Artifact, Part
 from tests.app.ledger import PNG, job_of, running, succeeded, text_of
 
@@ -359,7 +359,7 @@ def test_run_again_is_a_new_job_with_the_same_params(page: Client, user: Any) ->
     old = job_of(user, text="again and again", top=2)
     services.cancel(old.pk)
     for _ in "12":
-        response = page.post(f"/jobs/{old.pk}/again", {ONCE: KEY})
+        response = page.post(f"/jobs/{old.pk}/again", {ONE_TIME_KEY: KEY})
     new = Job.objects.exclude(pk=old.pk).get()
     assert response.url == f"/jobs/{new.pk}/"
     assert (new.kind, new.params, new.state) == (old.kind, old.params, State.QUEUED)

@@ -391,7 +391,7 @@ def test_clients_that_come_during_an_outage_are_served_after_it(
     threads = [threading.Thread(target=how, args=(who,)) for how in (read, stream) for who in (session, by_token)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: push.process.output().count("database away") >= 4, why="they have met the outage")
+    wait_until(lambda: push.process.output().count("database out of reach") >= 4, why="they have met the outage")
     assert not answers
     database.run()
     for thread in threads:
@@ -527,7 +527,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> dict[uuid.UUID, Job]:
 
 
 def test_quiet_job_gives_a_sign_of_life(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "QUIET_S", 0.02)
+    monkeypatch.setattr(watcher, "KEEPALIVE_S", 0.02)
     job = Job(owner_id=1, kind="digest", version=1)
     rows[job.pk] = job
 

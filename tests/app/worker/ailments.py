@@ -30,7 +30,7 @@ def unended() -> None:
 
 @control_command()
 def stall(state: Any) -> None:
-    """The event loop stands still."""
+    """The event loop is blocked."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(60)
 

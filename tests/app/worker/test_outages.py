@@ -51,7 +51,7 @@ def test_claim_waits_for_the_database_and_then_gives_its_message_back(
     job_id = ask(user, "wait", lane=lane, ms=1)
     with away(database_url):
         worker.signal(signal.SIGCONT)
-        wait_until(lambda: worker.output().count("database away, trying again") >= 6, why="the claim waits")
+        wait_until(lambda: worker.output().count("database out of reach: trying again") >= 6, why="the claim waits")
     done = ended(job_id)
     assert (done.state, done.attempt) == ("succeeded", 1), done.error
 

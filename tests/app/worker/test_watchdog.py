@@ -147,13 +147,13 @@ def test_not_fed_when_the_event_loop_stands_still(watched: Watched) -> None:
     units = [watched(lane) for lane in LANES]
     app.control.broadcast("stall")
     for unit in units:
-        starves(*unit, "the event loop stands still")
+        starves(*unit, "the event loop is blocked")
 
 
 def test_not_fed_when_nothing_is_asked_of_the_broker(watched: Watched) -> None:
     unit = watched("io")
     app.control.broadcast("deafen")
-    starves(*unit, "it asks the broker for nothing")
+    starves(*unit, "the consumer asks the broker for no messages")
 
 
 def test_not_fed_when_a_task_was_given_to_a_stopped_pool_process(watched: Watched) -> None:
@@ -161,7 +161,7 @@ def test_not_fed_when_a_task_was_given_to_a_stopped_pool_process(watched: Watche
     for child in children_of(unit[0].child.pid):
         os.kill(child, signal.SIGSTOP)
     app.send_task("ailments.nap", (0,), queue="cpu")
-    starves(*unit, "a slot is free")
+    starves(*unit, "although a slot is free")
 
 
 def test_not_fed_while_stopped(watched: Watched) -> None:
@@ -211,6 +211,6 @@ def test_task_of_ten_minutes_is_no_ailment_and_one_past_its_limit_is(
     worker = Mock(pool=Mock(spec=Solo), time_limit=660)
     worker.consumer.broker_connection_retry_attempt = 0
     watchdog = Watchdog(worker)
-    watchdog._tried, watchdog._turned = (0, 0.0), time.monotonic() - age_s
+    watchdog._tried, watchdog._looped_at = (0, 0.0), time.monotonic() - age_s
     watchdog._began[task] = time.monotonic() - age_s
     assert (watchdog.ailment(worker) == "") is well

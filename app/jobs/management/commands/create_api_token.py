@@ -9,7 +9,7 @@ from jobs.tokens import create_token
 
 
 class Command(BaseCommand):
-    """Makes a token and prints it, once."""
+    """Makes a token and prints it; it cannot be shown later."""
 
     help = "Makes a bearer token for a user and prints it; only its hash is kept, so it cannot be shown again."
 

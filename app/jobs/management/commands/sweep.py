@@ -1,6 +1,5 @@
 """`manage.py sweep`: the resident sweeper."""
 
-import os
 import select
 import signal
 import socket
@@ -14,13 +13,11 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from config import notify
-from jobs.leader import lead, resign
+from jobs.leader import SWEEPER, lead, resign, this_process
 from jobs.outages import connection_lost
 from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
-ROLE = "sweeper"
-TERM_S = 5.0
 
 
 class Command(BaseCommand):
@@ -37,72 +34,72 @@ class Command(BaseCommand):
         if options["once"]:
             self.stdout.write(str(sweep()))
             return
-        ears, mouth = _told_to_stop()
-        sweeper = Sweeper(f"{socket.gethostname()}:{os.getpid()}")
+        stop, write_end = _stop_signals()
+        sweeper = Sweeper(this_process())
         notify.ready()
         pause = 0.0
-        while not select.select([ears], [], [], pause)[0]:
+        while not select.select([stop], [], [], pause)[0]:
             pause = 0.0 if sweeper.round() else settings.ENV.sweep_s
         sweeper.resign()
-        mouth.close()
+        write_end.close()
 
 
-def _told_to_stop() -> tuple[socket.socket, socket.socket]:
-    """The first can be read as soon as SIGTERM or SIGINT has come; the second must stay open.
+def _stop_signals() -> tuple[socket.socket, socket.socket]:
+    """A pair of sockets: SIGTERM and SIGINT make the first one readable, as long as the second stays open.
 
-    Not an Event: the handler that sets it may have interrupted the very thread that holds its lock.
+    A threading.Event would not do: the signal may interrupt the main thread while it holds the event's lock.
     """
-    ears, mouth = socket.socketpair()
-    mouth.setblocking(False)
-    signal.set_wakeup_fd(mouth.fileno())
+    read_end, write_end = socket.socketpair()
+    write_end.setblocking(False)
+    signal.set_wakeup_fd(write_end.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    return ears, mouth
+    return read_end, write_end
 
 
 class Sweeper:
     """One of the sweepers, which leads or stands by.
 
-    After an outage of the database every lease may have run out, those of live workers too. Who has not yet seen the
-    database well for as long as a lease lasts takes nothing from anybody: live workers renew first.
+    After an outage of the database every lease may have run out, those of live workers too. So a sweeper takes jobs
+    back only after the database has answered it for as long as a lease lasts; live workers renew theirs before that.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._does = ""
-        self._well_since: float | None = None
+        self._status = ""
+        self._database_up_since: float | None = None
 
     def round(self) -> bool:
         """Sweep if this one leads; whether there is more to do at once."""
         try:
-            leads = lead(ROLE, self._name, TERM_S)
-            self._well_since = self._well_since or time.monotonic()
-            moved = sweep(spare_the_silent=self._well_for_s() < settings.ENV.lease_s) if leads else {}
+            leads = lead(SWEEPER, self._name)
+            self._database_up_since = self._database_up_since or time.monotonic()
+            moved = sweep(take_back=self._database_up_s() >= settings.ENV.lease_s) if leads else {}
         except DatabaseError as error:
-            self._lost_sight(error)
+            self._database_failed(error)
             return False
-        self._say("leads" if leads else "stands by")
+        self._report("leads" if leads else "stands by")
         return max(moved.values(), default=0) >= BATCH
 
     def resign(self) -> None:
         """Let the next one lead at once."""
         try:
-            resign(ROLE, self._name)
+            resign(SWEEPER, self._name)
         except DatabaseError as error:
-            self._lost_sight(error)
+            self._database_failed(error)
 
-    def _well_for_s(self) -> float:
-        return time.monotonic() - (self._well_since or time.monotonic())
+    def _database_up_s(self) -> float:
+        return time.monotonic() - (self._database_up_since or time.monotonic())
 
-    def _lost_sight(self, error: DatabaseError) -> None:
-        log.warning("database out of reach, sweeping again when it is back", error=str(error))
+    def _database_failed(self, error: DatabaseError) -> None:
+        log.warning("database out of reach: no job is recovered until it is back", error=str(error))
         if connection_lost(error):
-            self._well_since = None
-        self._say("waits for the database")
+            self._database_up_since = None
+        self._report("waits for the database")
         close_old_connections()
 
-    def _say(self, what: str) -> None:
-        notify.alive(what)
-        if what != self._does:
-            log.info("sweeper", name=self._name, does=what)
-        self._does = what
+    def _report(self, status: str) -> None:
+        notify.alive(status)
+        if status != self._status:
+            log.info(f"sweeper {status}", name=self._name)
+        self._status = status

@@ -1,8 +1,8 @@
-// What every page shares: pieces of HTML that keep themselves up to date, the theme, forms that are sent once.
+// What every page shares: pieces of HTML that are kept up to date, the theme, forms that are sent only once.
 "use strict";
 
 const headrace = {
-  /** Seconds in the words of the server's `duration` filter. */
+  /** Seconds as the `duration` filter of templatetags/headrace.py shows them. */
   duration(seconds) {
     if (seconds < 0.00005) return "0 ms";
     if (seconds < 0.0995) return `${(seconds * 1000).toFixed(seconds < 0.00995 ? 1 : 0)} ms`;
@@ -72,7 +72,7 @@ const headrace = {
 };
 
 // <section data-live="URL">: fetched again every 2 s while something in it is [data-open], every 10 s otherwise, and not
-// at all while nobody looks.
+// at all while the page is hidden.
 for (const section of document.querySelectorAll("[data-live]")) {
   const mark = document.querySelector("[data-live-mark]");
   let timer = 0;
