@@ -3,15 +3,16 @@
 import argparse
 import asyncio
 import contextlib
-import signal
 import sys
 import time
 
 from rich.console import Console
 
-from demo import DemoError
 from demo.client import Client, Ended, table
-from demo.stack import USER, Stack, redis_binary, refuse_taken_port, short
+from demo.stack import USER, Stack, refuse_taken_port
+from harness import HarnessError, short
+from harness.servers import redis_binary
+from harness.signals import end_on_signals
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -37,7 +38,7 @@ def prepare(number: int) -> None:
     try:
         refuse_taken_port(number)
         redis_binary()
-    except DemoError as error:
+    except HarnessError as error:
         print(error, file=sys.stderr)
         sys.exit(USAGE)
 
@@ -99,14 +100,12 @@ def summary(jobs: list[Ended]) -> str:
 def main() -> int:
     options = arguments()
     prepare(options.port)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # as if by Ctrl-C, which asyncio.run knows: it cancels, where an exception out of nowhere would hit any callback
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     terminal = sys.stdout.isatty()
     console = Console(force_terminal=terminal, width=None if terminal else 130)
     try:
+        end_on_signals()
         jobs = demo(options, console)
-    except DemoError as error:
+    except HarnessError as error:
         print(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from drills.catalogue import BY_NAME, DRILLS, EVERY_TIME
 from drills.drill import Drill, Row, hold
 from drills.hosts import DrillError
 from drills.scene import Scene, enter
-from harness.servers import ROOT
+from harness import ROOT
 
 COUNTS = ("jobs", "lost", "double", "wrong", "ran again", "failed requests")
 COLUMNS = ("drill", "layer", *COUNTS, "longest wait", "recovery", "limit", "verdict")

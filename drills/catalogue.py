@@ -5,7 +5,7 @@ from drills.drill import Drill
 from drills.faults import POSTGRESQL, REDIS, kill
 from drills.hosts import DrillError, Host
 from drills.scene import Json, Scene
-from harness.servers import wait_until
+from harness.waiting import wait_until
 from kinds import wait
 
 WORKER = "headrace-worker@*"

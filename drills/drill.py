@@ -17,7 +17,8 @@ import yaml
 
 from drills.hosts import DrillError
 from drills.scene import Scene
-from harness.servers import ROOT, wait_until
+from harness import ROOT
+from harness.waiting import wait_until
 from loadtests import shapes
 
 Json = dict[str, Any]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.servers import BIN, ROOT, wait_until
+from harness import BIN, ROOT
+from harness.waiting import wait_until
 
 SOCKETS = ROOT / "var/drills/ssh"
 BOOT_S = 180

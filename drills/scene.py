@@ -15,7 +15,7 @@ import httpx2
 
 from drills import hosts
 from drills.hosts import DrillError, Host
-from harness.servers import wait_until
+from harness.waiting import wait_until
 
 Json = dict[str, Any]
 OPEN = ("queued", "running")

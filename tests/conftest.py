@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
-from harness.servers import APP, BIN, PostgreSQL, Process, Redis, wait_until
+from harness import APP, BIN
+from harness.processes import Process
+from harness.servers import PostgreSQL, Redis
+from harness.signals import end_on_signals
+from harness.waiting import wait_until
 
 pytest_plugins = ["tests.fleets"]
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
@@ -60,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the servers before Django reads its settings."""
     if config.option.collectonly or config.option.help:
         return
+    end_on_signals()
     directory = Path(tempfile.mkdtemp(prefix="headrace-tests-"))
     directory.chmod(0o755)
     (directory / "redis").mkdir()
@@ -114,7 +119,7 @@ def database(pytestconfig: pytest.Config, transactional_db: None) -> Iterator[Po
         pytest.skip("SQLite is never away")
     yield server
     if server.process.child.poll() is not None:
-        server.run()
+        server.start()
     connection.close()
 
 

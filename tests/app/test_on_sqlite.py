@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from harness.servers import ROOT
+from harness import ROOT
 
 
 @pytest.mark.skipif("sqlite" in os.environ["HEADRACE_DATABASE_URL"], reason="this run is the one on SQLite")

@@ -17,7 +17,8 @@ import pytest
 from benchmarks.cases import AIMS, BASELINE, CASES, HEADRACE, SIDES, Aim
 from benchmarks.figures import KINDS, STAGES, percentile, ratios
 from benchmarks.report import GROWTH, ROWS, number
-from harness.servers import ROOT, PostgreSQL
+from harness import ROOT
+from harness.servers import PostgreSQL
 
 LIMIT_S = 300
 

@@ -27,7 +27,7 @@ from compose.pipeline import (
 from rich.console import Console
 
 from demo.client import Client
-from harness.servers import wait_until
+from harness.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

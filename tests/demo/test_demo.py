@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.stack import VAR, redis_binary
-from harness.servers import ROOT, free_port, wait_until
+from demo.stack import VAR
+from harness import ROOT
+from harness.servers import redis_binary
+from harness.waiting import free_port, wait_until
 
 PATIENCE_S = 240
 UP = "processes are up"

@@ -12,7 +12,7 @@ from drills.__main__ import COLUMNS, cells
 from drills.catalogue import BY_NAME, DRILLS, EVERY_TIME
 from drills.drill import Drill, Row, hold, judge, recovery
 from drills.scene import Scene, enter
-from harness.servers import ROOT
+from harness import ROOT
 from tests.clusters import Cluster
 
 

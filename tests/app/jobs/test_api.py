@@ -14,7 +14,7 @@ import pytest
 from django.db import connections
 from django.test import Client
 
-from harness.servers import answers, free_port, wait_until
+from harness.waiting import answers, free_port, wait_until
 from jobs import services
 from jobs.models import Job, JobArtifact
 from jobs.schemas import JobOut, JobsOut, KindsOut, LanesOut, as_json

@@ -17,7 +17,9 @@ from django.utils import timezone
 from kombu.transport.redis import Channel
 
 from config.celery import app
-from harness.servers import Process, Redis, free_port, wait_until
+from harness.processes import Process
+from harness.servers import Redis
+from harness.waiting import free_port, wait_until
 from jobs.beat import ROLE, TERM_S, Scheduler
 from jobs.models import Leader, ScheduleEntry
 
