@@ -23,11 +23,19 @@ from harness.waiting import free_port, wait_until
 
 PATIENCE_S = 240
 UP = "processes are up"
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SUMMARY = re.compile(r"demo: (\d+) jobs, \1 verified")
 
 
+def heed_nothing() -> None:
+    """In a child: ignore signals, as a script's shell does for what it starts in the background, and block them too."""
+    for number in (*HEEDED, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
+
+
 class Demo:
-    """One run of the demo, from the command line; its output goes to files."""
+    """One run of the demo, from the command line; its output goes to files, and it inherits the worst of signals."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.mark = free_port(), str(uuid.uuid4())
@@ -35,9 +43,16 @@ class Demo:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str, **environment: str) -> "Demo":
-        command = [sys.executable, "-m", "demo", "--port", str(self.port), *arguments]
+        command, env = [sys.executable, "-m", "demo", "--port", str(self.port), *arguments], self.env(**environment)
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env(**environment), stdout=out, stderr=err)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdout=out,
+                stderr=err,
+                preexec_fn=heed_nothing,  # noqa: PLW1509 - as in the terminal below
+            )
         return self
 
     def env(self, **more: str) -> dict[str, str]:
@@ -175,10 +190,11 @@ def test_interrupted_in_the_middle_it_leaves_nothing(run, number):
     assert run.state == []
 
 
-def test_interrupted_while_it_starts_it_leaves_nothing(run):
+@pytest.mark.parametrize("number", HEEDED)
+def test_interrupted_while_it_starts_it_leaves_nothing(run, number):
     run.start()
     wait_until(lambda: len(run.processes()) > 4, PATIENCE_S, "some of it has started")
-    run.process.send_signal(signal.SIGTERM)
+    run.process.send_signal(number)
     assert run.wait() == 130
     assert run.processes() == {}
     assert run.state == []
