@@ -73,9 +73,8 @@ def _sentence(error: Exception) -> str:
     """What went wrong first, where many clients failed together."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, TimeoutError):
-        return f"Something took far too long; the logs are in {short(VAR)}."
-    return f"{error} The logs are in {short(VAR)}."
+    said = "The rounds took far too long." if isinstance(error, TimeoutError) else str(error)
+    return said if "log" in said else f"{said} The logs are in {short(VAR)}."
 
 
 if __name__ == "__main__":

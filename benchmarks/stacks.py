@@ -21,14 +21,14 @@ from config import lanes
 from demo.stack import worker_command
 from deploy.sizing import measure, size_lanes
 from harness import APP, BIN, HarnessError, processes
-from harness.processes import Process
+from harness.processes import Process, until_ready
 from harness.servers import PostgreSQL, Redis, Server
 from harness.signals import ignore_signals
-from harness.waiting import answers, free_ports, wait_until
+from harness.waiting import answers, free_ports
 
 USER, OTHER = "bench", "other"
 THREADS = 8  # of a web process, as deploy/apps/headrace.yml has it
-START_S, STOP_S = 60.0, 15.0
+STOP_S = 15.0
 DEEP = 1_000_000  # jobs that may wait in a lane: growth.py puts more there than the lane table would let in
 GUNICORN = ("--no-control-socket", "--worker-tmp-dir", "/dev/shm")  # noqa: S108  (no file of ours: what the hosts use)
 
@@ -95,11 +95,7 @@ class Side:
         return done.stdout
 
     def wait(self, true: Callable[[], bool], what: str) -> None:
-        """Raises BenchError when it takes too long, HarnessError when a unit has ended."""
-        try:
-            wait_until(true, START_S, needed=self.units)
-        except TimeoutError as error:
-            raise BenchError(f"{what} of {self.name} was not ready within {START_S:.0f} s.") from error
+        until_ready(true, f"{what} of {self.name}", self.units)
 
     def meters(self) -> Meters:
         """Of this side's processes, and of the servers that both use."""

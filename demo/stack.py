@@ -19,14 +19,13 @@ from config import lanes
 from demo import DemoError
 from deploy.sizing import LanePlan, SizingError, measure, size_lanes
 from harness import APP, BIN, ROOT, processes, short
-from harness.processes import TAIL, Process
+from harness.processes import TAIL, Process, until_ready
 from harness.servers import Redis
 from harness.signals import ignore_signals
-from harness.waiting import free_ports, wait_until
+from harness.waiting import free_ports
 
 VAR = ROOT / "var" / "demo"
 USER = "demo"
-START_S = 60.0
 STOP_S = 15.0  # what a running job gets to end in, before it is killed
 MOST_RESTARTS = 3
 GUNICORN = ("--no-control-socket", "--graceful-timeout", "5")
@@ -81,8 +80,8 @@ class Stack:
             self._spawn(name, command, HEADRACE_LANE=lane, HEADRACE_WORKER=name)
         self._spawn("sweeper", [sys.executable, "manage.py", "sweep"])
         self._make_user()
-        self._wait(self._web_is_ready, "The web process")
-        self._wait(lambda: self._workers_seen() >= len(workers), "Every worker")
+        until_ready(self._web_is_ready, "The web process", self.units)
+        until_ready(lambda: self._workers_seen() >= len(workers), "Every worker", self.units)
         self._spawn("beat", [BIN / "celery", "-A", "config", "beat", "--pidfile="])
 
     def _spawn_edge(self) -> None:
@@ -117,14 +116,6 @@ class Stack:
     def _spawn(self, name: str, command: Sequence[str | Path], **environment: str) -> None:
         log, env = self.logs / f"{name}.log", self._environment(**environment)
         self.units.append(Process(name, command, log, cwd=APP, env=env))
-
-    def _wait(self, true: Callable[[], bool], what: str) -> None:
-        """Raises DemoError when it takes too long, HarnessError when a process has ended."""
-        try:
-            wait_until(true, START_S, needed=self.units)
-        except TimeoutError as error:
-            logs = short(self.logs)
-            raise DemoError(f"{what} was not ready within {START_S:.0f} s; the logs are in {logs}.") from error
 
     def _manage(self, *arguments: str, **environment: str) -> str:
         done = subprocess.run(

@@ -19,9 +19,8 @@ from rich.table import Table
 
 from drills.catalogue import BY_NAME, DRILLS, EVERY_TIME
 from drills.drill import Drill, Row, hold
-from drills.hosts import DrillError
 from drills.scene import Scene, enter
-from harness import ROOT
+from harness import ROOT, HarnessError
 from harness.signals import end_on_signals
 
 COUNTS = ("jobs", "lost", "double", "wrong", "ran again", "failed requests")
@@ -90,7 +89,7 @@ def held(drill: Drill, scene: Scene, folder: Path) -> Row:
     """Its row; one that could not be held has failed."""
     try:
         return hold(drill, scene, folder)
-    except DrillError as error:
+    except HarnessError as error:
         return Row(drill.name, drill.layer, limit_s=drill.limit_s, held=False, complaints=[str(error)])
 
 
@@ -132,7 +131,7 @@ def main() -> int:
     try:
         end_on_signals()
         rows = run(chosen, options, console)
-    except DrillError as error:
+    except HarnessError as error:
         print(error, file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:

@@ -193,29 +193,26 @@ class Load:
     def until_it_flows(self, scene: Scene) -> None:
         """Jobs come back, from every worker."""
         self._until_all_work(scene, self.began, time.time() + 60)
-        wait_until(lambda: self._alive() and len(scene.done_since(self.began)) >= CALM_JOBS, 60, "jobs come back")
+        wait_until(
+            lambda: self.process.alive() and len(scene.done_since(self.began)) >= CALM_JOBS, 60, "jobs come back"
+        )
 
     def _until_all_work(self, scene: Scene, since: float, at_most: float) -> None:
         """Wait until every worker has run a job that was submitted since then: being up is not enough."""
         idle = {name for names in scene.workers.values() for name in names}
-        while idle and self._alive():
+        while idle and self.process.alive():
             if time.time() > at_most:
                 raise TimeoutError(f"these workers are up, but have run no job: {', '.join(sorted(idle))}")
             with suppress(httpx2.HTTPError):
                 idle -= {job["worker"] for job in scene.done_since(since)}
             time.sleep(0.2)
 
-    def _alive(self) -> bool:
-        if self.process.ended is not None:
-            raise DrillError(f"The load ended early: {self.process.output()[-600:]}")
-        return True
-
     def until_calm(self, scene: Scene, at_most: float, at_least: float) -> None:
         """The load goes on until nobody has waited for long, for some seconds, or until the time is over; and until
         every worker works.
         """
         calm_since = None
-        while self._alive() and (now := time.time()) < at_most:
+        while self.process.alive() and (now := time.time()) < at_most:
             calm_since = (calm_since or now) if scene.calm() else None
             if now > at_least and calm_since and now - calm_since > SETTLED_S:
                 break

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import BIN, ROOT
+from harness import BIN, ROOT, HarnessError
 from harness.waiting import wait_until
 
 # Of ssh's shared connections. Not in the checkout: its path may be too long for a Unix socket, which has 107 bytes
@@ -27,7 +27,7 @@ FACTS = {
 }
 
 
-class DrillError(RuntimeError):
+class DrillError(HarnessError):
     """A drill cannot be held; the message says why, and how to mend it."""
 
 

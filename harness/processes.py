@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import HarnessError, short
+from harness.waiting import wait_until
 
 TAIL = 8  # lines of a log that a user is shown
 # Another program's settings, which ours or our servers' would take for their own
@@ -99,6 +100,19 @@ class Process:
         end([self], seconds)
 
 
+def until_ready(ready: Callable[[], bool], what: str, processes: Sequence[Process], seconds: float = 60) -> None:
+    """Wait until processes do what they were started for.
+
+    Raises:
+        HarnessError: that took longer than `seconds`, or one of them has ended.
+    """
+    try:
+        wait_until(lambda: ready() or not all(process.alive(TAIL) for process in processes), seconds)
+    except TimeoutError as error:
+        logs = short(processes[0].log.parent)
+        raise HarnessError(f"{what} was not ready within {seconds:.0f} s; the logs are in {logs}.") from error
+
+
 def end(processes: Sequence[Process], seconds: float) -> None:
     """Ask all at once to end, give them so long together, and kill what is left."""
     for process in processes:
@@ -109,3 +123,13 @@ def end(processes: Sequence[Process], seconds: float) -> None:
             process.child.wait(max(0.0, deadline - time.monotonic()))
     for process in processes:
         process.kill()
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The processes with this text in their environment, which children inherit: their arguments by pid."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended, or is not ours to look at
+            if mark.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return found

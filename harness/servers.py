@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 
-from harness import HarnessError, short
-from harness.processes import Process
-from harness.waiting import free_port, wait_until
+from harness import HarnessError
+from harness.processes import Process, until_ready
+from harness.waiting import free_port
 
 TRIES, TAKEN = 5, "Address already in use"
 
@@ -25,6 +25,7 @@ class Server(ABC):
     """A server at a port of its own, with a random password; its files are in a directory that is its alone."""
 
     name: str
+    address: str
     process: Process
 
     def __init__(self, directory: Path, log: Path | None = None) -> None:
@@ -35,7 +36,7 @@ class Server(ABC):
         """Start it, and wait until it takes our password: at a free port, later at the port that it had.
 
         Raises:
-            HarnessError: it has ended, or does not let us in; the text says so, and what its log says or where it is.
+            HarnessError: it has ended, or does not let us in.
         """
         if self.port:
             return self._run()
@@ -52,18 +53,15 @@ class Server(ABC):
     def _run(self) -> None:
         self.process = self._launch()
         try:
-            wait_until(self._lets_us_in, needed=[self.process])
-        except TimeoutError as error:
-            self.process.kill()
-            raise HarnessError(f"{self.name} does not let us in; its log is {short(self.log)}.") from error
+            until_ready(self._lets_us_in, self.name, [self.process])
         except BaseException:
             self.process.kill()
             raise
 
     @property
-    @abstractmethod
     def url(self) -> str:
-        """Where it is, with its password; known once it was started."""
+        """Where it is, with its password, once it was started."""
+        return self.address.format(self.password, self.port)
 
     @abstractmethod
     def _make(self) -> None:
@@ -90,7 +88,7 @@ class PostgreSQL(Server):
         HarnessError: PostgreSQL is not installed.
     """
 
-    name = "postgresql"
+    name, address = "postgresql", "postgresql://headrace:{}@127.0.0.1:{}/postgres"
 
     def __init__(self, directory: Path, log: Path | None = None) -> None:
         super().__init__(directory, log)
@@ -107,10 +105,6 @@ class PostgreSQL(Server):
         newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
         on_path = shutil.which("postgres")
         return newest[-1].parent if newest else Path(on_path).parent if on_path else None
-
-    @property
-    def url(self) -> str:
-        return f"postgresql://headrace:{self.password}@127.0.0.1:{self.port}/postgres"
 
     def _make(self) -> None:
         secret = self.directory / "password"
@@ -141,18 +135,11 @@ class PostgreSQL(Server):
 class Redis(Server):
     """A broker that may be stopped, paused and wiped; it comes back at the same port."""
 
-    name = "redis"
-
-    @property
-    def url(self) -> str:
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
-
-    @property
-    def _config(self) -> Path:
-        return self.directory / "redis.conf"
+    name, address = "redis", "redis://:{}@127.0.0.1:{}/0"
 
     def _make(self) -> None:
-        """In a file that only we can read: other users see the arguments of our processes."""
+        """The password is in a file that only we can read: other users see the arguments of our processes."""
+        self._config = self.directory / "redis.conf"
         self._config.touch(0o600)
         self._config.write_text(
             f'bind 127.0.0.1\nrequirepass {self.password}\ndir "{self.directory}"\n'

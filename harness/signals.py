@@ -24,3 +24,10 @@ def ignore_signals() -> None:
     """From now on nothing interrupts us: we are ending what we have started, which takes seconds."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def heed_nothing() -> None:
+    """Ignore signals, as a child does that a script's shell starts in the background, and block them too: for tests."""
+    for number in (*ENDING, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)

@@ -3,25 +3,20 @@
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
-
-from harness.processes import TAIL, Process
 
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30, why: str = "", needed: Iterable[Process] = ()) -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 30, why: str = "") -> T:
     """Poll a condition until it is true; its value.
 
     Raises:
         TimeoutError: it was not true within `seconds`; the text ends with `why`.
-        HarnessError: one of the processes `needed` has ended.
     """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        for process in needed:
-            process.alive(TAIL)
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s: {why or condition}")
         time.sleep(0.05)

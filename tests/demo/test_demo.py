@@ -18,20 +18,14 @@ import pytest
 
 from demo.stack import VAR
 from harness import ROOT
+from harness.processes import marked
 from harness.servers import redis_binary
+from harness.signals import ENDING, heed_nothing
 from harness.waiting import free_port, wait_until
 
 PATIENCE_S = 240
 UP = "processes are up"
-HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SUMMARY = re.compile(r"demo: (\d+) jobs, \1 verified")
-
-
-def heed_nothing() -> None:
-    """In a child: ignore signals, as a script's shell does for what it starts in the background, and block them too."""
-    for number in (*HEEDED, signal.SIGQUIT, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
 
 
 class Demo:
@@ -81,14 +75,7 @@ class Demo:
 
     def processes(self) -> dict[int, str]:
         """Every process that is its, with its arguments."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark.encode() in (folder / "environ").read_bytes():
-                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-            except OSError:  # it has just ended, or it is not ours to look at
-                continue
-        return found
+        return marked(self.mark)
 
     def clean_up(self) -> None:
         for pid in self.processes():
@@ -190,7 +177,7 @@ def test_interrupted_in_the_middle_it_leaves_nothing(run, number):
     assert run.state == []
 
 
-@pytest.mark.parametrize("number", HEEDED)
+@pytest.mark.parametrize("number", ENDING)
 def test_interrupted_while_it_starts_it_leaves_nothing(run, number):
     run.start()
     wait_until(lambda: len(run.processes()) > 4, PATIENCE_S, "some of it has started")
