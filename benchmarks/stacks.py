@@ -146,8 +146,8 @@ class Baseline(Side):
 
 
 class Headrace(Side):
-    """Ours, as the playbooks set a host up. Each lane has the plan it would have on a host of its own: one is loaded
-    at a time, and the others wait.
+    """Ours, as the playbooks set a host up. Each lane has the plan that it would have on a host of its own: one lane is
+    loaded at a time.
     """
 
     name = HEADRACE
@@ -179,7 +179,7 @@ class Headrace(Side):
         self.wait(lambda: all(self.ready(name) for name in workers), "A worker")
 
     def _spawn_web(self, cores: int) -> None:
-        """As many processes as playbooks/filter_plugins/fleet.py plans: one a core, and half as many for push."""
+        """As many processes as on a web host: one a core, and half as many for push."""
         common = [*GUNICORN, "--keep-alive", "75"]
         web = ["config.wsgi:application", "-k", "gthread", "--threads", str(THREADS), "--workers", str(cores)]
         self.spawn("web", [BIN / "gunicorn", *web, "-b", f"127.0.0.1:{self.web_port}", *common])

@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
 
 
 def prepare(number: int) -> None:
-    """Whatever can be wrong before anything runs."""
+    """Refuse, with one sentence, what cannot work, before anything runs."""
     try:
         refuse_taken_port(number)
         redis_binary()
@@ -44,7 +44,7 @@ def prepare(number: int) -> None:
 
 
 async def run_jobs(stack: Stack, console: Console) -> list[Ended]:
-    """The client's part, while somebody watches the processes."""
+    """Run the client, while processes that end are started again."""
     watch = asyncio.create_task(stack.watch())
     jobs = asyncio.create_task(Client(stack.address, stack.token, console).run(stack.site))
     await asyncio.wait({watch, jobs}, return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +72,7 @@ Ctrl-C stops everything."""
 
 
 def demo(options: argparse.Namespace, console: Console) -> list[Ended]:
-    """Start, use, show; the stack ends with the block, however it is left."""
+    """Start everything, run the jobs, show them; whatever happens, all processes have ended when this returns."""
     say = console.print
     with Stack(options.port, lambda text: say(text, markup=False, highlight=False)) as stack:
         began = time.monotonic()
@@ -88,7 +88,7 @@ def demo(options: argparse.Namespace, console: Console) -> list[Ended]:
 
 
 def until_interrupted(stack: Stack) -> None:
-    """Watch the processes, until somebody has seen enough."""
+    """Start again what ends, until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(stack.watch())
 

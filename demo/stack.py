@@ -132,12 +132,12 @@ class Stack:
         return done.stdout
 
     def _make_user(self) -> None:
-        again = "--skip-checks"  # migrate has made them
+        unchecked = "--skip-checks"  # migrate has run the checks
         who = ["--username", USER, "--email", "demo@localhost.invalid"]
-        self._manage("createsuperuser", "--noinput", again, *who, DJANGO_SUPERUSER_PASSWORD=self.password)
-        self.token = self._manage("create_api_token", again, USER).split()[-1]
+        self._manage("createsuperuser", "--noinput", unchecked, *who, DJANGO_SUPERUSER_PASSWORD=self.password)
+        self.token = self._manage("create_api_token", unchecked, USER).split()[-1]
 
-    # what it does
+    # what it does once it runs
 
     def get(self, path: str) -> httpx2.Response:
         """Ask the edge, as the demo's user. The environment's proxies are for others."""
@@ -167,7 +167,7 @@ class Stack:
 
 
 def plan() -> list[LanePlan]:
-    """What deploy/sizing.py gives this machine."""
+    """The workers that deploy/sizing.py plans for this machine."""
     try:
         return size_lanes(lanes.load().lanes, *measure())
     except SizingError as error:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from benchmarks.cases import AIMS, BASELINE, CASES, HEADRACE, SIDES, Aim
-from benchmarks.figures import KINDS, STAGES, percentile, ratios
+from benchmarks.figures import KINDS, STAGES, ratios
 from benchmarks.report import GROWTH, ROWS, number
 from harness import ROOT
 from harness.processes import environment, marked
 from harness.servers import PostgreSQL
 from harness.signals import heed_nothing
+from loadtests.percentiles import percentile
 
 LIMIT_S = 300
 
