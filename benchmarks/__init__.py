@@ -6,14 +6,11 @@ commands, growth.py fills the ledger and probe.py times it, rounds.py takes turn
 seen, report.py prints them.
 """
 
-from pathlib import Path
-
-from demo import ROOT
+from harness import ROOT, HarnessError
 
 VAR = ROOT / "var" / "bench"
 RESULT = ROOT / "var" / "bench.json"
-HERE = Path(__file__).resolve().parent
 
 
-class BenchError(Exception):
+class BenchError(HarnessError):
     """The benchmark cannot go on; the text is one sentence for the user."""

@@ -1,21 +1,19 @@
 """The command; see `python -m benchmarks --help`."""
 
 import argparse
-import asyncio
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import RESULT, VAR, BenchError
+from benchmarks import RESULT, VAR
 from benchmarks.cases import SIZES
 from benchmarks.report import show, write
 from benchmarks.rounds import Run
 from benchmarks.stacks import Bench, Variant
-from demo import DemoError
-from demo.stack import short
+from harness import HarnessError, short
+from harness.signals import end_on_signals
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -50,20 +48,19 @@ def bench(options: argparse.Namespace, console: Console) -> None:
     with Bench(variant) as stacks:
         stacks.start()
         say(f"{sum(len(side.units) for side in stacks.sides.values())} units are up")
-        result = asyncio.run(Run(stacks, size, say).all())
+        result = Run(stacks, size, say).all()
     write({**result, "baseline": asdict(variant)}, options.output)
     show(result, console)
 
 
 def main() -> int:
     options = arguments()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # whoever ends us, the `with` block ends the rest
     terminal = sys.stdout.isatty()
     console = Console(force_terminal=terminal, width=None if terminal else 130)
     try:
+        end_on_signals()
         bench(options, console)
-    except (BenchError, DemoError, AssertionError, OSError, ExceptionGroup) as error:
+    except (HarnessError, OSError, ExceptionGroup) as error:
         print(_sentence(error), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -76,9 +73,8 @@ def _sentence(error: Exception) -> str:
     """What went wrong first, where many clients failed together."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, TimeoutError):
-        return f"Something took far too long; the logs are in {short(VAR)}."
-    return f"{error} The logs are in {short(VAR)}."
+    said = "The rounds took far too long." if isinstance(error, TimeoutError) else str(error)
+    return said if "log" in said else f"{said} The logs are in {short(VAR)}."
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.cases import AIMS, BASELINE, CASES, HEADRACE, SIDES, Aim, Case
 from benchmarks.clients import Seen
 from benchmarks.meters import Reading
+from loadtests.percentiles import percentile
 
 KINDS = ("web", "push", "worker", "sweeper", "redis", "postgres")
 MS = 1000.0
@@ -45,12 +46,6 @@ def _efficiency(seen: Sequence[Seen], took: Reading, cores: int) -> float:
     """Work done, of what the cores could have done less what all but the workers took, neighbours too."""
     work = sum(float(one.result["cpu_ms"]) for one in seen) / MS
     return work / (cores * took.seconds - (took.cpu["machine"] - took.cpu["worker"]))
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed (nearest rank)."""
-    ranked = sorted(values)
-    return ranked[max(0, -int(-share * len(ranked) // 1) - 1)]
 
 
 def _median(values: Iterable[float]) -> float | None:

@@ -10,8 +10,8 @@ from benchmarks.cases import Size
 from benchmarks.stacks import OTHER, USER, Headrace
 
 # A job in every column that has no default in the database. The finished ones are those of the user who submits now, in
-# the lane that is measured; the queued ones are another's, or that user would be refused. Their publishing lies ahead,
-# or the sweeper would rightly find that the broker has lost them.
+# the lane that is measured; the queued ones are another's, or that user would be refused. They are due for
+# publishing tomorrow, or the sweeper would find that the broker has lost them.
 _COLUMNS = """id, owner_id, kind, lane, params, fingerprint, state, version, attempt, max_attempts, cancel_requested,
     worker, pool, progress, note, error, result, parts_total, open_parts, joining,
     published_at, started_at, finished_at, created_at"""

@@ -30,16 +30,11 @@ class Run:
         self.idle = 0.0
         self.meters = {name: side.meters() for name, side in bench.sides.items()}
 
-    async def all(self) -> dict[str, Any]:
+    def all(self) -> dict[str, Any]:
         """Everything; the result is what goes into the file."""
         began = time.monotonic()
-        async with asyncio.timeout(self.size.limit_s):
-            await self._warm_up()
-            self.idle = await self._idle()
-            for number in range(self.size.rounds):
-                for case in CASES:
-                    await self._round(number, case)
-            growth = await self._growth() if self.size.finished_rows else None
+        asyncio.run(self._rounds())
+        growth = self._growth() if self.size.finished_rows else None
         cases = {case.name: case_figures(self.legs[case.name]) for case in CASES}
         return {
             "size": self.size.name,
@@ -51,6 +46,14 @@ class Run:
             "growth": growth,
             "aims": verdicts(cases, growth),
         }
+
+    async def _rounds(self) -> None:
+        async with asyncio.timeout(self.size.limit_s):
+            await self._warm_up()
+            self.idle = await self._idle()
+            for number in range(self.size.rounds):
+                for case in CASES:
+                    await self._round(number, case)
 
     async def _warm_up(self) -> None:
         """Connections, imports, plans: a process's first jobs cost more."""
@@ -98,9 +101,9 @@ class Run:
         verify(case, seen)
         legs.paced += seen
 
-    async def _growth(self) -> dict[str, Any]:
+    def _growth(self) -> dict[str, Any]:
         self.say(f"filling the ledger: {self.size.finished_rows:,} finished jobs, {self.size.queued_rows:,} queued")
         ours = self.bench.sides[HEADRACE]
         assert isinstance(ours, Headrace)  # noqa: S101  (for mypy)
-        grown = await asyncio.to_thread(grow, ours, self.size)
+        grown = grow(ours, self.size)
         return {**grown, "ratio": ratios(grown["empty"], grown["full"])}

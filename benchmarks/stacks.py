@@ -1,9 +1,7 @@
 """The processes of both sides, on one throwaway Redis and one throwaway PostgreSQL."""
 
-import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psycopg
 
@@ -20,13 +18,17 @@ from benchmarks.cases import BASELINE, HEADRACE
 from benchmarks.clients import Client, Polling, Pushed
 from benchmarks.meters import Meters
 from config import lanes
-from demo import APP
-from demo.stack import BIN, FOREIGN, Unit, answers, end, free_ports, wait_until, worker_command
+from demo.stack import worker_command
 from deploy.sizing import measure, size_lanes
-from harness.servers import PostgreSQL, Redis
+from harness import APP, BIN, HarnessError, processes
+from harness.processes import Process, until_ready
+from harness.servers import PostgreSQL, Redis, Server
+from harness.signals import ignore_signals
+from harness.waiting import answers, free_ports
 
 USER, OTHER = "bench", "other"
 THREADS = 8  # of a web process, as deploy/apps/headrace.yml has it
+STOP_S = 15.0
 DEEP = 1_000_000  # jobs that may wait in a lane: growth.py puts more there than the lane table would let in
 GUNICORN = ("--no-control-socket", "--worker-tmp-dir", "/dev/shm")  # noqa: S108  (no file of ours: what the hosts use)
 
@@ -35,33 +37,21 @@ class Servers:
     """Redis and PostgreSQL, for the whole run."""
 
     def __init__(self, directory: Path) -> None:
-        if PostgreSQL.find() is None:
-            raise BenchError("There is no PostgreSQL here: apt-get install --no-install-recommends postgresql.")
         for name in ("redis", "postgresql"):
             (directory / name).mkdir()
         self.redis, self.postgresql = Redis(directory / "redis"), PostgreSQL(directory / "postgresql")
-        self._started: list[Any] = []
+        self._started: list[Server] = []
 
     def start(self) -> None:
         for server in (self.redis, self.postgresql):
-            self._started.append(server)
             server.start()
-        wait_until(self._takes_queries, "PostgreSQL", [])
+            self._started.append(server)
         with psycopg.connect(self.postgresql.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {BASELINE}")
 
-    def _takes_queries(self) -> bool:
-        """It listens some moments before it does."""
-        try:
-            psycopg.connect(self.postgresql.url).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
     def stop(self) -> None:
         for server in self._started:
-            if hasattr(server, "process"):
-                server.stop()
+            server.stop()
 
     def database(self, name: str) -> str:
         return f"{self.postgresql.url.rpartition('/')[0]}/{name}"
@@ -80,17 +70,14 @@ class Side:
     name: str
 
     def __init__(self, servers: Servers, logs: Path, environment: dict[str, str]) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         self.servers, self.logs = servers, logs
-        self.environment = inherited | environment
-        self.units: list[Unit] = []
+        self.environment = processes.environment(**environment)
+        self.units: list[Process] = []
 
     def spawn(self, name: str, command: Sequence[str | Path], **environment: str) -> None:
         """Start a unit; the part of its name before the first dash is its kind."""
         log = self.logs / f"{self.name}-{name}.log"
-        unit = Unit(name, command, self.environment | environment, log)
-        self.units.append(unit)
-        unit.start()
+        self.units.append(Process(name, command, log, cwd=APP, env=self.environment | environment))
 
     def python(self, *arguments: str) -> str:
         """Run Python to its end; what it printed."""
@@ -108,14 +95,13 @@ class Side:
         return done.stdout
 
     def wait(self, true: Callable[[], bool], what: str) -> None:
-        wait_until(true, f"{what} of {self.name}", self.units)
+        until_ready(true, f"{what} of {self.name}", self.units)
 
     def meters(self) -> Meters:
         """Of this side's processes, and of the servers that both use."""
         roots: dict[str, list[int]] = dict(self.servers.roots)
         for unit in self.units:
-            if unit.process:
-                roots.setdefault(unit.name.partition("-")[0], []).append(unit.process.pid)
+            roots.setdefault(unit.name.partition("-")[0], []).append(unit.child.pid)
         return Meters(self.servers.redis.url, roots)
 
     def ready(self, log_name: str) -> bool:
@@ -160,8 +146,8 @@ class Baseline(Side):
 
 
 class Headrace(Side):
-    """Ours, as the playbooks set a host up. Each lane has the plan it would have on a host of its own: one is loaded
-    at a time, and the others wait.
+    """Ours, as the playbooks set a host up. Each lane has the plan that it would have on a host of its own: one lane is
+    loaded at a time.
     """
 
     name = HEADRACE
@@ -193,7 +179,7 @@ class Headrace(Side):
         self.wait(lambda: all(self.ready(name) for name in workers), "A worker")
 
     def _spawn_web(self, cores: int) -> None:
-        """As many processes as playbooks/filter_plugins/fleet.py plans: one a core, and half as many for push."""
+        """As many processes as on a web host: one a core, and half as many for push."""
         common = [*GUNICORN, "--keep-alive", "75"]
         web = ["config.wsgi:application", "-k", "gthread", "--threads", str(THREADS), "--workers", str(cores)]
         self.spawn("web", [BIN / "gunicorn", *web, "-b", f"127.0.0.1:{self.web_port}", *common])
@@ -244,7 +230,7 @@ class Bench:
         self.sides: dict[str, Baseline | Headrace] = {}
         try:
             self.servers = Servers(self.state)
-        except BenchError:
+        except HarnessError:
             shutil.rmtree(self.state)
             raise
         return self
@@ -256,10 +242,9 @@ class Bench:
             side.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # nothing may leave it half done; it takes some seconds at most
+        ignore_signals()  # it takes STOP_S and some seconds at most
         try:
-            end([unit for side in self.sides.values() for unit in side.units])
+            processes.end([unit for side in self.sides.values() for unit in side.units], STOP_S)
         finally:
             self.servers.stop()
             shutil.rmtree(self.state, ignore_errors=True)

@@ -1,15 +1,13 @@
 """`make demo`: the whole pipeline on one machine, started, used and verified by one command.
 
 __main__.py is the command, stack.py runs the processes, edge.py stands in for nginx, client.py is a client of the API,
-checks.py verifies what the jobs came to, serve_site.py serves site/, the pages that `fetch` and `linkcheck` look at.
+checks.py verifies the results, serve_site.py serves site/, the pages that `fetch` and `linkcheck` look at.
 """
 
-from pathlib import Path
+from harness import ROOT, HarnessError
 
-ROOT = Path(__file__).resolve().parent.parent
-APP = ROOT / "app"
 SITE = ROOT / "demo" / "site"
 
 
-class DemoError(Exception):
+class DemoError(HarnessError):
     """The demo cannot go on; the text is one sentence for the user."""

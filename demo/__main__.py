@@ -3,15 +3,16 @@
 import argparse
 import asyncio
 import contextlib
-import signal
 import sys
 import time
 
 from rich.console import Console
 
-from demo import DemoError
 from demo.client import Client, Ended, table
-from demo.stack import USER, Stack, redis_binary, refuse_taken_port, short
+from demo.stack import USER, Stack, refuse_taken_port
+from harness import HarnessError, short
+from harness.servers import redis_binary
+from harness.signals import end_on_signals
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -33,17 +34,17 @@ def arguments() -> argparse.Namespace:
 
 
 def prepare(number: int) -> None:
-    """Whatever can be wrong before anything runs."""
+    """Refuse, with one sentence, what cannot work, before anything runs."""
     try:
         refuse_taken_port(number)
         redis_binary()
-    except DemoError as error:
+    except HarnessError as error:
         print(error, file=sys.stderr)
         sys.exit(USAGE)
 
 
 async def run_jobs(stack: Stack, console: Console) -> list[Ended]:
-    """The client's part, while somebody watches the processes."""
+    """Run the client, while processes that end are started again."""
     watch = asyncio.create_task(stack.watch())
     jobs = asyncio.create_task(Client(stack.address, stack.token, console).run(stack.site))
     await asyncio.wait({watch, jobs}, return_when=asyncio.FIRST_COMPLETED)
@@ -71,7 +72,7 @@ Ctrl-C stops everything."""
 
 
 def demo(options: argparse.Namespace, console: Console) -> list[Ended]:
-    """Start, use, show; the stack ends with the block, however it is left."""
+    """Start everything, run the jobs, show them; whatever happens, all processes have ended when this returns."""
     say = console.print
     with Stack(options.port, lambda text: say(text, markup=False, highlight=False)) as stack:
         began = time.monotonic()
@@ -87,7 +88,7 @@ def demo(options: argparse.Namespace, console: Console) -> list[Ended]:
 
 
 def until_interrupted(stack: Stack) -> None:
-    """Watch the processes, until somebody has seen enough."""
+    """Start again what ends, until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(stack.watch())
 
@@ -99,14 +100,12 @@ def summary(jobs: list[Ended]) -> str:
 def main() -> int:
     options = arguments()
     prepare(options.port)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # as if by Ctrl-C, which asyncio.run knows: it cancels, where an exception out of nowhere would hit any callback
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     terminal = sys.stdout.isatty()
     console = Console(force_terminal=terminal, width=None if terminal else 130)
     try:
+        end_on_signals()
         jobs = demo(options, console)
-    except DemoError as error:
+    except HarnessError as error:
         print(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Whether a job came to what it should: each kind's result is held against something that no worker made.
+"""Checks the results of jobs: each kind's is compared with something that no worker made.
 
 A check says in a few words what it has looked at, or raises WrongError.
 """
@@ -24,7 +24,7 @@ SEAM = 96
 
 
 class WrongError(Exception):
-    """The result is not what it should be, or nobody here knows what it should be."""
+    """The result is not what it should be, or there is no check for its kind."""
 
 
 def expect(true: object, otherwise: str) -> None:

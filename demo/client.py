@@ -1,4 +1,4 @@
-"""A client of the API: submits a job of every kind, follows each over its WebSocket, fetches what it came to."""
+"""A client of the API: submits a job of every kind, follows each over its WebSocket, fetches its result."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended, when its client was told, and what checking it said."""
+    """A job that has ended, how long after its end the client was told, and what checking it said."""
 
     job: Json
     artifact: bytes
@@ -85,7 +85,7 @@ class Client:
             return await asyncio.gather(*(self.one(body, bars) for body in bodies))
 
     async def one(self, body: Json, bars: Progress) -> Ended:
-        """Submit a job, follow it to its end, and fetch what it came to."""
+        """Submit a job, follow it to its end, and fetch its result."""
         job = (await self.ask("POST", "/api/jobs", body)).json()
         bar = bars.add_task(f"{job['kind']} on {job['lane']}", total=1.0, note="")
         job, told_at = await self.follow(job, lambda now: show(bars, bar, now))
@@ -97,7 +97,7 @@ class Client:
         return Ended(job, artifact, notify_s)
 
     async def follow(self, job: Json, tell: Callable[[Json], None]) -> tuple[Json, datetime]:
-        """The job when it has ended, and when we knew. A broken connection is made again; nothing is missed."""
+        """The job when it has ended, and when we were told. A broken connection is opened again; nothing is missed."""
         address = self.sockets + job["ws_url"]
         async for socket in connect(address, additional_headers=self.headers, proxy=None, ssl=self.tls):
             with contextlib.suppress(ConnectionClosed):

@@ -22,21 +22,13 @@ Headers = list[tuple[bytes, bytes]]
 
 WEB = httpcore2.URL(scheme="http", host="127.0.0.1", port=int(os.environ["DEMO_WEB_PORT"]))
 TIMEOUTS = {"connect": 2.0, "read": 60.0, "write": 10.0, "pool": 10.0}
-HOP_BY_HOP = {  # RFC 9110, 7.6.1: they speak of one connection, and this is another
-    b"connection",
-    b"keep-alive",
-    b"proxy-authenticate",
-    b"proxy-authorization",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-}
+# RFC 9110, 7.6.1: they are about one connection, and ours to the web process is another
+HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"}
+HOP_BY_HOP |= {b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 CLAIMS = {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 
 # The transport alone, not `httpx2.AsyncClient`: that would keep one user's cookies and send them with the next request.
-# An idle connection is given up long before gunicorn's --keep-alive, so none is used as it closes.
+# An idle connection is closed long before gunicorn's --keep-alive, so that none is used while gunicorn closes it.
 pool = httpcore2.AsyncConnectionPool(max_connections=64, keepalive_expiry=20)
 
 
@@ -95,7 +87,7 @@ for_web = ASGIStaticFilesHandler(forward)  # type: ignore[arg-type]  # any ASGI 
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """The front door."""
+    """Every request and every WebSocket comes in here."""
     path = scope.get("path", "")
     follows = path.startswith("/api/jobs/") and path.endswith("/events")
     inner: Any = for_web if scope["type"] == "http" and not follows else push

@@ -19,13 +19,13 @@ from rich.table import Table
 
 from drills.catalogue import BY_NAME, DRILLS, EVERY_TIME
 from drills.drill import Drill, Row, hold
-from drills.hosts import DrillError
 from drills.scene import Scene, enter
-from harness.servers import ROOT
+from harness import ROOT, HarnessError
+from harness.signals import end_on_signals
 
 COUNTS = ("jobs", "lost", "double", "wrong", "ran again", "failed requests")
 COLUMNS = ("drill", "layer", *COUNTS, "longest wait", "recovery", "limit", "verdict")
-FAILED, USAGE = 1, 2
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def arguments() -> argparse.Namespace:
@@ -89,7 +89,7 @@ def held(drill: Drill, scene: Scene, folder: Path) -> Row:
     """Its row; one that could not be held has failed."""
     try:
         return hold(drill, scene, folder)
-    except DrillError as error:
+    except HarnessError as error:
         return Row(drill.name, drill.layer, limit_s=drill.limit_s, held=False, complaints=[str(error)])
 
 
@@ -129,10 +129,14 @@ def main() -> int:
         return 0
     chosen = [BY_NAME[name] for name in options.drills] or DRILLS
     try:
+        end_on_signals()
         rows = run(chosen, options, console)
-    except DrillError as error:
-        sys.stderr.write(f"{error}\n")
+    except HarnessError as error:
+        print(error, file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        print("\nStopped; a fault that was made has been taken back.", file=sys.stderr)
+        return INTERRUPTED
     console.print(table(rows))
     console.print(last_line(rows), highlight=False, soft_wrap=True)
     return 0 if all(row.passed for row in rows) else FAILED

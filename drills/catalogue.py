@@ -1,381 +1,71 @@
-"""The drills: docs/reliability.md lists them with what came of each."""
+"""The drills, as data: docs/reliability.md lists them with what came of each."""
 
-from drills import faults
+from drills import acts
 from drills.drill import Drill
-from drills.faults import POSTGRESQL, REDIS, kill
-from drills.hosts import DrillError, Host
-from drills.scene import Json, Scene
-from harness.servers import wait_until
-from kinds import wait
-
-WORKER = "headrace-worker@*"
-BROKER_PORT, DATABASE_PORT = 6379, 5432
-
-
-# ---- workers and their hosts ----------------------------------------------------------------------------------------
-
-
-def a_worker_host(scene: Scene) -> Host:
-    """One that runs jobs now, and whose lanes others serve as well."""
-    [host] = scene.at_work([scene.spare("workers", "cpu")])
-    scene.kept["host"] = host
-    return host
-
-
-def kill_pool_children(scene: Scene) -> None:
-    """Of every prefork worker; its parent lives."""
-    for host in scene.at_work(host for host in scene.of("workers") if "cpu" in host.lanes):
-        kill_children(host, "headrace-worker@cpu-1")
-
-
-def kill_workers(scene: Scene) -> None:
-    """All of the fleet."""
-    for host in scene.at_work(scene.of("workers")):
-        host.signal(WORKER, "KILL")
-
-
-def kill_children(host: Host, unit: str) -> None:
-    host.sh(f"pkill -KILL --parent $(systemctl show --property=MainPID --value {unit})")
-
-
-def stop_workers(scene: Scene) -> None:
-    host = a_worker_host(scene)
-    scene.kept["restarts"] = restarts(host)
-    faults.freeze(host, WORKER)
-
-
-def restarts(host: Host) -> dict[str, int]:
-    return {unit: int(host.show(unit, "NRestarts")) for unit in sorted(host.units(WORKER))}
-
-
-def watchdog_restarted_them(scene: Scene) -> str:
-    """Systemd must find out by itself: the SIGCONT of our own timer comes later."""
-    host, before = scene.kept["host"], scene.kept["restarts"]
-
-    def again() -> bool:
-        now = restarts(host)
-        return set(now) == set(before) and all(now[unit] > before[unit] for unit in before)
-
-    try:
-        wait_until(again, 120, "systemd restarts each")
-    except AssertionError:
-        return f"systemd has not restarted every frozen worker: {before}, then {restarts(host)}"
-    return ""
-
-
-def power_off_worker(scene: Scene) -> None:
-    a_worker_host(scene).cut_power()
-
-
-def power_on(scene: Scene) -> None:
-    scene.kept["host"].restore_power()
-
-
-def fill_disk(scene: Scene) -> None:
-    """Every place that a worker host writes to is full, and the workers start in that state too."""
-    host = a_worker_host(scene)
-    host.sh(FILL)
-    host.sh(f"systemctl kill --kill-whom=all --signal=KILL '{WORKER}'")
-
-
-PLACES = "/var/lib/headrace /var/log/journal /var/tmp /tmp"
-FILL = f"""for place in {PLACES}; do
-  mkdir -p $place
-  mount -t tmpfs -o size=1m,mode=1777 headrace-drill $place
-  dd if=/dev/zero of=$place/full bs=64k 2>/dev/null || true
-  ! echo x > $place/more 2>/dev/null || cat /dev/zero > $place/more 2>/dev/null || true
-done"""
-
-
-def empty_disk(scene: Scene) -> None:
-    scene.kept["host"].sh(f"for place in {PLACES}; do umount -l $place; done")
-
-
-STEP_S = 3600
-
-
-def clocks(scene: Scene) -> list[Host]:
-    """A worker host's and a web host's."""
-    return [scene.spare("workers", "cpu"), scene.spare("web")]
-
-
-def give_clocks(scene: Scene) -> None:
-    for host in clocks(scene):
-        faults.own_clock(host)
-
-
-def step_clocks(scene: Scene) -> None:
-    """An hour ahead."""
-    for host in clocks(scene):
-        faults.set_clock(host, STEP_S)
-
-
-def step_clocks_back(scene: Scene) -> None:
-    """An hour back, to what they were."""
-    for host in clocks(scene):
-        faults.set_clock(host, 0)
-
-
-def take_clocks(scene: Scene) -> None:
-    for host in clocks(scene):
-        faults.common_clock(host)
-
-
-# ---- the broker -----------------------------------------------------------------------------------------------------
-
-
-def broker(scene: Scene) -> Host:
-    return scene.of("broker")[0]
-
-
-def restart_broker(scene: Scene) -> None:
-    broker(scene).sh(f"systemctl restart {REDIS}")
-
-
-BACKLOG = [{"kind": "wait", "params": {"lane": "quick", "ms": 500, "seed": seed}} for seed in range(40)]
-
-
-def queue_up(scene: Scene) -> None:
-    """More than the workers have fetched: what is in the queue when the broker loses it."""
-    jobs = scene.ask("POST", "/api/jobs/batch", {"jobs": BACKLOG})["jobs"]
-    scene.kept["backlog"] = scene.kept["ours"] = [job["id"] for job in jobs]
-
-
-def backlog_comes_back(scene: Scene) -> str:
-    ended = [scene.ended(job_id) for job_id in scene.kept["backlog"]]
-    bad = [job for job in ended if job["state"] != "succeeded" or not wait.verify(job["params"], job["result"])]
-    return f"of the backlog {len(bad)} did not come back right: {bad[:1]}" if bad else ""
-
-
-def flush_broker(scene: Scene) -> None:
-    queue_up(scene)
-    scene.broker_says("FLUSHALL")
-
-
-def delete_broker(scene: Scene) -> None:
-    """Its process and its disk are gone."""
-    queue_up(scene)
-    broker(scene).sh(f"systemctl kill --signal=KILL {REDIS}; systemctl stop {REDIS}; rm -rf /var/lib/redis/broker/*")
-
-
-def start_broker(scene: Scene) -> None:
-    broker(scene).sh(f"systemctl reset-failed {REDIS}; systemctl start {REDIS}")
-
-
-def pause_broker(scene: Scene) -> None:
-    faults.freeze(broker(scene), REDIS)
-
-
-def resume_broker(scene: Scene) -> None:
-    faults.thaw(broker(scene), REDIS)
-
-
-def fill_broker(scene: Scene) -> None:
-    """Somebody else's data takes what memory it has."""
-    most = int(scene.broker_says("CONFIG GET maxmemory").split()[-1])
-    scene.kept["maxmemory"] = most
-    used = int(scene.broker_says("INFO memory").split("used_memory:")[1].split()[0])
-    scene.broker_says(f"CONFIG SET maxmemory {max(used, 2**20)}")
-
-
-def empty_broker(scene: Scene) -> None:
-    scene.broker_says(f"CONFIG SET maxmemory {scene.kept['maxmemory']}")
-
-
-def reset_connections(scene: Scene) -> None:
-    faults.reset(broker(scene), BROKER_PORT)
-
-
-# ---- the network ----------------------------------------------------------------------------------------------------
-
-
-def cut_from_broker(scene: Scene) -> None:
-    host = a_worker_host(scene)
-    faults.cut(host, scene.of("broker"), BROKER_PORT)
-
-
-def cut_from_database(scene: Scene) -> None:
-    host = a_worker_host(scene)
-    faults.cut(host, scene.of("db"), DATABASE_PORT)
-
-
-def mend(scene: Scene) -> None:
-    faults.mend(scene.kept["host"])
-
-
-# ---- the database ---------------------------------------------------------------------------------------------------
-
-
-def restart_database(scene: Scene) -> None:
-    scene.of("db")[0].sh(f"systemctl restart '{POSTGRESQL}'")
-
-
-def crash_database(scene: Scene) -> None:
-    """Every process of it at once; it recovers from its log as it starts."""
-    host = scene.of("db")[0]
-    host.signal(POSTGRESQL, "KILL")
-
-
-def start_database(scene: Scene) -> None:
-    scene.of("db")[0].sh("systemctl reset-failed 'postgresql@*'; systemctl start postgresql@17-main")
-
-
-# ---- the web tier ---------------------------------------------------------------------------------------------------
-
-
-def power_off_web(scene: Scene) -> None:
-    host = scene.kept["host"] = scene.spare("web")
-    host.cut_power()
-
-
-def kill_sweeper_and_workers(scene: Scene) -> None:
-    """The sweeper that leads dies in the moment in which it is needed."""
-    sweeper = faults.leader(scene, "sweeper")
-    a_worker_host(scene).signal(WORKER, "KILL")
-    sweeper.signal("headrace-sweeper", "KILL")
-
-
-def freeze_sweeper_and_kill_workers(scene: Scene) -> None:
-    sweeper = scene.kept["sweeper"] = faults.leader(scene, "sweeper")
-    a_worker_host(scene).signal(WORKER, "KILL")
-    faults.freeze(sweeper, "headrace-sweeper")
-
-
-def thaw_sweeper(scene: Scene) -> None:
-    faults.thaw(scene.kept["sweeper"], "headrace-sweeper")
-
-
-ENTRY = "from jobs.models import ScheduleEntry as Entry; entry = Entry.objects.get(name='expire finished jobs'); "
-
-
-def freeze_beat(scene: Scene) -> None:
-    """In the moment in which an entry is due."""
-    if len(scene.of("beat")) < 2:
-        raise DrillError("The drill freezes a beat, and the inventory has one: add another host to the group beat.")
-    host = scene.kept["host"] = faults.leader(scene, "beat")
-    faults.freeze(host, "headrace-beat")
-    make_due = "entry.last_run_at -= timedelta(days=1); entry.save(); print(entry.total_run_count)"
-    scene.kept["runs"] = int(scene.django(f"from datetime import timedelta; {ENTRY}{make_due}"))
-
-
-def thaw_beat(scene: Scene) -> None:
-    faults.thaw(scene.kept["host"], "headrace-beat")
-
-
-def another_fired_once(scene: Scene) -> str:
-    """The one that was frozen has had its rounds when its unit is well again."""
-    now, heir = int(scene.django(f"{ENTRY}print(entry.total_run_count)")), faults.leader(scene, "beat")
-    if now != scene.kept["runs"] + 1:
-        return f"a schedule that was due once was fired {now - scene.kept['runs']} times"
-    return "" if heir.name != scene.kept["host"].name else f"{heir.name} leads still, though it was frozen"
-
-
-# ---- jobs -----------------------------------------------------------------------------------------------------------
-
-
-def poison(scene: Scene) -> None:
-    """A job whose pool process dies whenever it runs."""
-    poisoned = scene.kept["job"] = scene.submit("wait", lane="cpu", ms=120_000)
-    scene.kept["ours"] = [poisoned]
-    for attempt in (1, 2, 3):
-        scene.kept["last"] = scene.running(poisoned, attempt)
-        kill_children(scene.host_of(scene.kept["last"]), "headrace-worker@cpu-1")
-
-
-def poison_ends_with_a_sentence(scene: Scene) -> str:
-    job, last = scene.ended(scene.kept["job"]), scene.kept["last"]
-    expected = ("its worker died 3 times", last["worker"], "killed")
-    fine = job["state"] == "failed" and job["attempt"] == 3 and all(words in job["error"] for words in expected)
-    return "" if fine else f"the poison job {job['state']} after {job['attempt']} attempts: {job['error']}"
-
-
-def overrun(scene: Scene) -> None:
-    """A job that wants more time than its lane allows."""
-    scene.kept["job"] = scene.submit("wait", lane="quick", ms=120_000)
-    scene.kept["ours"] = [scene.kept["job"]]
-
-
-def overrun_ends_with_a_sentence(scene: Scene) -> str:
-    job = scene.ended(scene.kept["job"])
-    fine = job["state"] == "failed" and "longer than its lane allows" in job["error"]
-    return "" if fine else f"the job over its time {job['state']}: {job['error']}"
-
-
-def kill_host_of_a_long_job(scene: Scene) -> None:
-    """Ten minutes of work, and its host loses power."""
-    scene.spare("workers", "cpu")
-    scene.kept["job"] = scene.submit("wait", lane="cpu", ms=590_000)
-    scene.kept["ours"] = [scene.kept["job"]]
-    host = scene.kept["host"] = scene.host_of(scene.running(scene.kept["job"]))
-    host.cut_power()
-
-
-def long_job_runs_again(scene: Scene) -> str:
-    """Within the limit, and not after its own length."""
-    try:
-        job: Json = scene.running(scene.kept["job"], attempt=2, seconds=30)
-    except AssertionError as error:
-        return f"the long job does not run again: {error}"
-    scene.ask("POST", f"/api/jobs/{job['id']}/cancel")
-    job = scene.ended(job["id"], 30)
-    return "" if job["state"] == "cancelled" else f"the long job {job['state']} instead of being cancelled"
-
+from drills.faults import REDIS, kill
 
 DRILLS = [
-    Drill("pool-child-killed", "worker", "SIGKILL to every pool process of the cpu lane.", kill_pool_children),
-    Drill("worker-killed", "worker", "SIGKILL to every worker of every host.", kill_workers),
+    Drill("pool-child-killed", "worker", "SIGKILL to every pool process of the cpu lane.", acts.kill_pool_children),
+    Drill("worker-killed", "worker", "SIGKILL to every worker of every host.", acts.kill_workers),
     Drill(
         "worker-frozen",
         "worker",
         "SIGSTOP to every worker of a host; systemd's watchdog must find out.",
-        stop_workers,
-        check=watchdog_restarted_them,
+        acts.stop_workers,
+        check=acts.watchdog_restarted_them,
     ),
-    Drill("worker-host-off", "host", "A worker host loses power.", power_off_worker, power_on),
+    Drill("worker-host-off", "host", "A worker host loses power.", acts.power_off_worker, acts.power_on),
     Drill(
         "long-job-host-off",
         "host",
         "The host of a ten-minute job loses power.",
-        kill_host_of_a_long_job,
-        power_on,
-        check=long_job_runs_again,
+        acts.kill_host_of_a_long_job,
+        acts.power_on,
+        check=acts.long_job_runs_again,
     ),
-    Drill("worker-disk-full", "host", "A worker host's disk is full, and its workers die.", fill_disk, empty_disk, 20),
+    Drill(
+        "worker-disk-full",
+        "host",
+        "A worker host's disk is full, and its workers die.",
+        acts.fill_disk,
+        acts.empty_disk,
+        20,
+    ),
     Drill(
         "clock-stepped",
         "host",
         "The clocks of a worker host and a web host jump an hour ahead, and 15 seconds later an hour back.",
-        step_clocks,
-        step_clocks_back,
+        acts.step_clocks,
+        acts.step_clocks_back,
         outage_s=15,
-        prepare=give_clocks,
-        clean=take_clocks,
+        prepare=acts.give_clocks,
+        clean=acts.take_clocks,
     ),
-    Drill("broker-restarted", "broker", "Redis is restarted.", restart_broker, returns=True, limit_s=15),
+    Drill("broker-restarted", "broker", "Redis is restarted.", acts.restart_broker, returns=True, limit_s=15),
     Drill("broker-killed", "broker", "SIGKILL to Redis; systemd starts it again.", kill("broker", REDIS), limit_s=15),
     Drill(
         "broker-flushed",
         "broker",
         "FLUSHALL, with a backlog: every queue and binding is gone.",
-        flush_broker,
-        check=backlog_comes_back,
+        acts.flush_broker,
+        check=acts.backlog_comes_back,
     ),
     Drill(
         "broker-wiped",
         "broker",
         "Redis is killed with a backlog, its data directory deleted; ten seconds later an empty one starts.",
-        delete_broker,
-        start_broker,
+        acts.delete_broker,
+        acts.start_broker,
         outage_s=10,
         returns=True,
-        check=backlog_comes_back,
+        check=acts.backlog_comes_back,
     ),
     Drill(
         "broker-paused",
         "broker",
         "Redis is frozen for 30 seconds.",
-        pause_broker,
-        resume_broker,
+        acts.pause_broker,
+        acts.resume_broker,
         outage_s=30,
         returns=True,
         limit_s=15,
@@ -384,75 +74,77 @@ DRILLS = [
         "broker-full",
         "broker",
         "Redis may use no more memory than it does, for 20 seconds.",
-        fill_broker,
-        empty_broker,
+        acts.fill_broker,
+        acts.empty_broker,
         outage_s=20,
         returns=True,
         limit_s=15,
     ),
-    Drill("connections-reset", "network", "Every connection to Redis is reset.", reset_connections, limit_s=15),
+    Drill("connections-reset", "network", "Every connection to Redis is reset.", acts.reset_connections, limit_s=15),
     Drill(
         "worker-cut-from-broker",
         "network",
         "A worker host and Redis lose each other's packets for 40 seconds.",
-        cut_from_broker,
-        mend,
+        acts.cut_from_broker,
+        acts.mend,
         outage_s=40,
     ),
     Drill(
         "worker-cut-from-database",
         "network",
         "A worker host and PostgreSQL lose each other's packets for 40 seconds.",
-        cut_from_database,
-        mend,
+        acts.cut_from_database,
+        acts.mend,
         outage_s=40,
         returns=True,  # until then it takes jobs that it cannot run, and the sweeper publishes them again
         limit_s=10,
         longest_s=30,
     ),
-    Drill("database-restarted", "database", "PostgreSQL is restarted.", restart_database, returns=True, limit_s=10),
+    Drill(
+        "database-restarted", "database", "PostgreSQL is restarted.", acts.restart_database, returns=True, limit_s=10
+    ),
     Drill(
         "database-killed",
         "database",
         "SIGKILL to PostgreSQL; it is started again and recovers.",
-        crash_database,
-        start_database,
+        acts.crash_database,
+        acts.start_database,
         returns=True,
         limit_s=10,
     ),
-    Drill("web-host-off", "web", "A web host loses power.", power_off_web, power_on, failed=3),
+    Drill("web-host-off", "web", "A web host loses power.", acts.power_off_web, acts.power_on, failed=3),
     Drill("push-killed", "web", "SIGKILL to every push process.", kill("web", "headrace-push"), limit_s=15),
     Drill(
         "sweeper-killed",
         "web",
         "SIGKILL to the sweeper that leads, and to the workers of a host.",
-        kill_sweeper_and_workers,
+        acts.kill_sweeper_and_workers,
     ),
     Drill(
         "sweeper-frozen",
         "web",
         "SIGSTOP to the sweeper that leads, SIGKILL to the workers of a host.",
-        freeze_sweeper_and_kill_workers,
-        thaw_sweeper,
+        acts.freeze_sweeper_and_kill_workers,
+        acts.thaw_sweeper,
         outage_s=20,
     ),
     Drill(
         "beat-frozen",
         "web",
         "SIGSTOP to the beat that leads, as a schedule falls due; after 15 seconds it goes on.",
-        freeze_beat,
-        thaw_beat,
+        acts.freeze_beat,
+        acts.thaw_beat,
         outage_s=15,
-        check=another_fired_once,
+        check=acts.another_fired_once,
     ),
     Drill(
         "poison-job",
         "job",
         "A job that kills its pool process each time.",
-        poison,
-        check=poison_ends_with_a_sentence,
+        acts.poison,
+        check=acts.poison_ends_with_a_sentence,
     ),
-    Drill("overrun", "job", "A job over its lane's time limit.", overrun, check=overrun_ends_with_a_sentence),
+    Drill("overrun", "job", "A job over its lane's time limit.", acts.overrun, check=acts.overrun_ends_with_a_sentence),
 ]
 BY_NAME = {drill.name: drill for drill in DRILLS}
 

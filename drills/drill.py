@@ -1,7 +1,7 @@
 """One drill: load on every lane, a fault in the middle of it, the recovery, and the audit of every promise."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +17,14 @@ import yaml
 
 from drills.hosts import DrillError
 from drills.scene import Scene
-from harness.servers import ROOT, wait_until
+from harness import ROOT
+from harness.processes import Process, environment
+from harness.waiting import wait_until
 from loadtests import shapes
 
 Json = dict[str, Any]
 RATES = {"cpu": 0.9, "io": 2.0, "quick": 2.0}
-"""Jobs a second: far below what the lanes can do, so that a job that waits long waits for the fault."""
+"""Jobs a second. Far below what the lanes can do: a job that waits long waits because of the fault."""
 WORK = {
     "burn": {"kind": "burn", "lane": "cpu", "params": {"lane": "cpu", "ms": 100}, "cost_s": 0.1},
     "digest": {"kind": "digest", "lane": "quick", "params": {}, "cost_s": 0.02},
@@ -33,17 +35,17 @@ WORK = {
 MIX = {"burn": 2, "cpu nap": 1, "io nap": 1, "digest": 5, "quick nap": 1}
 """Short jobs, and some that are long enough to be hit."""
 CALM_JOBS = 20
-"""So many have come back before the fault."""
+"""The fault is made once this many jobs have succeeded."""
 LATE_S = 3.0
-"""A client that waits this much longer for a job than the job takes waits for the fault."""
+"""A client that waits this much longer than its job takes has waited because of the fault."""
 LEAST_S = 12.0
 """The load goes on this long after the fault at least: a lost message shows after HEADRACE_LOST_AFTER_S."""
-QUIET_S = 5.0
-"""And this long after everything looks calm."""
+SETTLED_S = 5.0
+"""And this long after jobs flow as before."""
 AT_WORK_S = 120.0
-"""What a worker that hangs may take on top: until systemd's watchdog restarts it."""
+"""A worker that hangs may take this much longer: systemd's watchdog restarts it."""
 MOST_S = 600.0
-"""Should we die, the load ends by itself."""
+"""The load ends by itself after this."""
 ATTEMPTS = 2
 
 Act = Callable[[Scene], None]
@@ -55,7 +57,7 @@ def nothing(_: Scene) -> None:
 
 
 def content(_: Scene) -> str:
-    """Nothing more to look at than the audit."""
+    """The audit is enough."""
     return ""
 
 
@@ -63,8 +65,8 @@ def content(_: Scene) -> str:
 class Drill:
     """A fault, made on purpose.
 
-    `outage_s` lies between fault and heal. The recovery is counted from the fault, or from the heal if that is when the
-    thing returns (`returns`), and may take `limit_s`; no client may wait longer than `longest_s` for a job. `failed`:
+    `outage_s` lies between fault and heal. The recovery is counted from the fault, or from the heal if nothing can work
+    before it (`returns`), and may take `limit_s`; no client may wait longer than `longest_s` for a job. `failed`:
     how many requests clients may see fail; those were retried or never promised. `check`: what else must hold; a
     complaint, or nothing. `prepare` and `clean` are done without load, before and after.
     """
@@ -146,7 +148,7 @@ def _under_load(drill: Drill, scene: Scene, folder: Path) -> Row:
         counted_from = time.time() if drill.returns else fault_at
         row.complaints += [said] if (said := drill.check(scene)) else []
         load.until_calm(scene, counted_from + drill.limit_s + 20, max(fault_at, counted_from) + LEAST_S)
-    except (AssertionError, httpx2.HTTPError, subprocess.SubprocessError) as error:
+    except (TimeoutError, httpx2.HTTPError, subprocess.SubprocessError) as error:
         row.complaints.append(f"{type(error).__name__}: {error}"[:500])
     finally:
         load.end()
@@ -158,7 +160,8 @@ class Load:
     """A steady load on every lane, from this machine, through the edge; it runs until it is ended."""
 
     def __init__(self, scene: Scene, folder: Path, deadline_s: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # findings of another run would be taken for ours
+        folder.mkdir(parents=True)
         self.folder, self.began = folder, time.time()
         book = yaml.safe_load(shapes.BOOK.read_text())
         book["work"] |= WORK
@@ -173,59 +176,52 @@ class Load:
             }
         }
         (folder / "shapes.yml").write_text(yaml.safe_dump(book))
-        command = [sys.executable, "-m", "loadtests", "--shapes", folder / "shapes.yml", "--shape", "drill"]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "loadtests",
+            "--shapes",
+            folder / "shapes.yml",
+            "--shape",
+            "drill",
+        ]
         command += ["--host", scene.site, "--out", folder, "--jobs", "--no-pictures"]
         command += ["--ca", scene.ca] if scene.ca else []
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-        with (folder / "load.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                list(map(str, command)),
-                cwd=ROOT,
-                env=environment | {"HEADRACE_TOKEN": scene.token},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        env = environment(HEADRACE_TOKEN=scene.token)
+        self.process = Process("load", command, folder / "load.log", ending=signal.SIGINT, cwd=ROOT, env=env)
 
     def until_it_flows(self, scene: Scene) -> None:
         """Jobs come back, from every worker."""
         self._until_all_work(scene, self.began, time.time() + 60)
-        wait_until(lambda: self._alive() and len(scene.done_since(self.began)) >= CALM_JOBS, 60, "jobs come back")
+        wait_until(
+            lambda: self.process.alive() and len(scene.done_since(self.began)) >= CALM_JOBS, 60, "jobs come back"
+        )
 
     def _until_all_work(self, scene: Scene, since: float, at_most: float) -> None:
-        """Every worker has done a job that was submitted since then: one that is up, but takes none, is found out."""
+        """Wait until every worker has run a job that was submitted since then: being up is not enough."""
         idle = {name for names in scene.workers.values() for name in names}
-        while idle and self._alive():
-            assert time.time() < at_most, f"it is up, but does no work: {', '.join(sorted(idle))}"
+        while idle and self.process.alive():
+            if time.time() > at_most:
+                raise TimeoutError(f"these workers are up, but have run no job: {', '.join(sorted(idle))}")
             with suppress(httpx2.HTTPError):
                 idle -= {job["worker"] for job in scene.done_since(since)}
             time.sleep(0.2)
-
-    def _alive(self) -> bool:
-        if self.process.poll() is not None:
-            raise DrillError(f"The load ended early: {(self.folder / 'load.log').read_text()[-600:]}")
-        return True
 
     def until_calm(self, scene: Scene, at_most: float, at_least: float) -> None:
         """The load goes on until nobody has waited for long, for some seconds, or until the time is over; and until
         every worker works.
         """
         calm_since = None
-        while self._alive() and (now := time.time()) < at_most:
+        while self.process.alive() and (now := time.time()) < at_most:
             calm_since = (calm_since or now) if scene.calm() else None
-            if now > at_least and calm_since and now - calm_since > QUIET_S:
+            if now > at_least and calm_since and now - calm_since > SETTLED_S:
                 break
             time.sleep(0.3)
         self._until_all_work(scene, at_least - LEAST_S, at_most + AT_WORK_S)
 
     def end(self) -> None:
         """No new jobs; those under way are seen through; then its audit."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(240)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.stop(240)
 
     def found(self) -> tuple[Json, list[Json]]:
         """Its findings, and its jobs.
@@ -236,8 +232,7 @@ class Load:
         try:
             run, jobs = (json.loads((self.folder / name).read_text()) for name in ("run.json", "jobs.json"))
         except (OSError, ValueError) as error:
-            said = (self.folder / "load.log").read_text()[-600:]
-            raise DrillError(f"The load has left no findings ({error}): {said}") from error
+            raise DrillError(f"The load has left no findings ({error}): {self.process.output()[-600:]}") from error
         return run, jobs
 
 
@@ -254,19 +249,23 @@ def judge(row: Row, drill: Drill, load: Load, counted_from: float) -> None:
     row.longest_s = max(waits(jobs), default=0.0)
     row.complaints += [f"{one['verdict']} {one['id']}: {one['why']}" for one in audit["exceptions"][:3]]
     if row.jobs < CALM_JOBS:
-        row.complaints.append(f"only {row.jobs} jobs were submitted, which shows nothing")
+        row.complaints.append(f"only {row.jobs} jobs were submitted, too few to show anything")
     if row.recovery_s > drill.limit_s:
-        row.complaints.append(f"full flow after {row.recovery_s:.1f} s, not {drill.limit_s:g}")
+        row.complaints.append(f"full flow after {row.recovery_s:.1f} s; the limit is {drill.limit_s:g} s")
     if row.longest_s > drill.longest_s:
-        row.complaints.append(f"a client waited {row.longest_s:.1f} s for the fault, not {drill.longest_s:g}")
+        row.complaints.append(
+            f"a client waited {row.longest_s:.1f} s because of the fault; the limit is {drill.longest_s:g} s"
+        )
     if row.failed > drill.failed:
-        row.complaints.append(f"{row.failed} failed requests, not {drill.failed}: {list(audit['refused'])[:2]}")
+        row.complaints.append(
+            f"{row.failed} requests failed; the limit is {drill.failed}: {list(audit['refused'])[:2]}"
+        )
     if row.attempts > drill.attempts:
-        row.complaints.append(f"a job took {row.attempts} attempts, not {drill.attempts}")
+        row.complaints.append(f"a job took {row.attempts} attempts; the limit is {drill.attempts}")
 
 
 def recovery(jobs: list[Json], counted_from: float) -> float:
-    """Seconds until the last client that waited for the fault had its job; 0 if nobody waited that long."""
+    """Seconds until the last client that waited because of the fault had its job; 0 if nobody did."""
     late = [_told_at(job, jobs) for job, waited in zip(jobs, waits(jobs), strict=True) if waited > LATE_S]
     return max(0.0, max(late, default=0.0) - counted_from)
 

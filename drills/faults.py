@@ -1,4 +1,4 @@
-"""What can be done to hosts, for a while: each with the way back, and a timer there in case that we die meanwhile."""
+"""Faults that last for a while, each with the way back; a timer on the host takes it back should we die meanwhile."""
 
 from collections.abc import Iterable
 
@@ -22,19 +22,19 @@ def kill(group: str, unit: str) -> Act:
 
 
 def freeze(host: Host, unit: str) -> None:
-    """SIGSTOP: it is there, and does nothing."""
+    """SIGSTOP to every process of a unit: they are there, and do nothing."""
     host.undo_later(DEAD_MAN_S, f"systemctl kill --kill-whom=all --signal=CONT {unit}")
     host.signal(unit, "STOP")
 
 
 def thaw(host: Host, unit: str) -> None:
-    """It goes on where it was, if it is still there."""
+    """They go on where they were, if they are still there."""
     host.attempt(f"systemctl kill --kill-whom=all --signal=CONT '{unit}'")
     host.forget_undo()
 
 
 def cut(host: Host, others: Iterable[Host], port: int) -> None:
-    """Packets between a host and a port of others are dropped, both ways; nobody is told."""
+    """Packets between a host and a port of others are dropped, both ways; neither side is told."""
     addresses = ", ".join(other.inside for other in others)
     host.undo_later(DEAD_MAN_S, f"nft delete table inet {TABLE}")
     host.sh(
@@ -89,7 +89,7 @@ END
 
 
 def set_clock(host: Host, seconds: int) -> None:
-    """So far from what it is."""
+    """Let our units there have a time so far from the true one."""
     host.sh(f"echo {seconds:+d} > {CLOCK}.new; mv {CLOCK}.new {CLOCK}")
 
 

@@ -3,14 +3,17 @@
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.servers import BIN, ROOT, wait_until
+from harness import BIN, ROOT, HarnessError
+from harness.waiting import wait_until
 
-SOCKETS = ROOT / "var/drills/ssh"
+# Of ssh's shared connections. Not in the checkout: its path may be too long for a Unix socket, which has 107 bytes
+SOCKETS = tempfile.TemporaryDirectory(prefix="headrace-ssh-")
 BOOT_S = 180
 FACTS = {
     "address": "ansible_host | default(inventory_hostname)",
@@ -24,7 +27,7 @@ FACTS = {
 }
 
 
-class DrillError(RuntimeError):
+class DrillError(HarnessError):
     """A drill cannot be held; the message says why, and how to mend it."""
 
 
@@ -54,14 +57,13 @@ class Host:
 
     def _ssh(self) -> list[str]:
         options = ["BatchMode=yes", "ConnectTimeout=5", "ServerAliveInterval=5", "ServerAliveCountMax=2"]
-        options += ["LogLevel=ERROR", "ControlMaster=auto", "ControlPersist=120", f"ControlPath={SOCKETS}/%C"]
+        options += ["LogLevel=ERROR", "ControlMaster=auto", "ControlPersist=120", f"ControlPath={SOCKETS.name}/%C"]
         key = ["-i", self.key] if self.key else []
         chosen = [part for option in options for part in ("-o", option)]
         return ["ssh", *chosen, *self.arguments.split(), *key, "-p", str(self.port), f"{self.user}@{self.address}"]
 
     def attempt(self, script: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell script there as root. It goes through stdin: nothing of it is in an argument list."""
-        SOCKETS.mkdir(parents=True, exist_ok=True)
         shell = "sh -s" if self.user == "root" else "sudo -n sh -s"
         command = [*self._ssh(), shell]
         return subprocess.run(command, input=script, capture_output=True, text=True, timeout=seconds, check=False)
@@ -87,24 +89,24 @@ class Host:
     def forget_undo(self) -> None:
         self.attempt("systemctl stop headrace-drill-undo.timer")
 
-    # ---- power ------------------------------------------------------------------------------------------------------
+    # power
 
     def cut_power(self) -> None:
-        """At once, with nothing written and nobody told. A container stays off; another machine boots again."""
+        """At once: nothing is written, no connection closed. A container stays off; another machine boots again."""
         if self.container:
             subprocess.run(["docker", "kill", f"headrace-{self.name}"], capture_output=True, check=True)
         else:
             self.attempt("systemctl reboot --force --force", seconds=20)
 
     def restore_power(self) -> None:
-        """It runs again, and lets us in."""
+        """It runs again, and answers over ssh."""
         if self.container:
             subprocess.run(["docker", "start", f"headrace-{self.name}"], capture_output=True, check=True)
-        for socket in SOCKETS.glob("*"):
+        for socket in Path(SOCKETS.name).iterdir():
             socket.unlink(missing_ok=True)  # connections from before its death lead nowhere
         wait_until(lambda: self.attempt("true", 30).returncode == 0, BOOT_S, f"{self.name} is back")
 
-    # ---- units ------------------------------------------------------------------------------------------------------
+    # units
 
     def units(self, pattern: str = "headrace-*", state: str = "active") -> set[str]:
         """The services of ours there in a state."""

@@ -15,7 +15,7 @@ import httpx2
 
 from drills import hosts
 from drills.hosts import DrillError, Host
-from harness.servers import wait_until
+from harness.waiting import wait_until
 
 Json = dict[str, Any]
 OPEN = ("queued", "running")
@@ -46,7 +46,7 @@ class Scene:
         self.units = {name: host.units() for name, host in self.hosts.items()}
         self.workers = self._workers()
 
-    # ---- hosts ------------------------------------------------------------------------------------------------------
+    # hosts
 
     def of(self, group: str) -> list[Host]:
         """The hosts of a group, in order.
@@ -68,7 +68,7 @@ class Scene:
         return found[0]
 
     def at_work(self, hosts: Iterable[Host]) -> list[Host]:
-        """The hosts, as soon as each runs a job: a fault that hits nobody shows nothing."""
+        """The hosts, as soon as each runs a job: a fault that hits no job shows nothing."""
         wanted = {host.name: host for host in hosts}
 
         def busy() -> bool:
@@ -107,13 +107,13 @@ class Scene:
         return gone + [f"{name} in its lane" for lane, names in self.workers.items() for name in names - now[lane]]
 
     def until_whole(self) -> list[str]:
-        """Wait until everything is as it was; what is still missing after a generous time."""
+        """Wait until everything is as it was; what is still missing after WHOLE_S."""
         deadline = time.monotonic() + WHOLE_S
         while (missing := self.missing()) and time.monotonic() < deadline:
             time.sleep(1)
         return missing
 
-    # ---- a client ---------------------------------------------------------------------------------------------------
+    # a client
 
     def ask(self, method: str, path: str, body: Json | None = None) -> Any:
         """One request that must succeed."""
@@ -160,7 +160,7 @@ class Scene:
         return [job for job in jobs if _epoch(job["created_at"]) >= moment]
 
     def calm(self) -> bool:
-        """Nobody waits for long: no old queued job, and no running one that has made no headway."""
+        """No job has been queued for long, and none has run for long."""
         try:
             waiting = [lane["oldest_queued_s"] or 0.0 for lane in self.lanes()]
             running = self.ask("GET", "/api/jobs?limit=100&state=running")["items"]
@@ -171,7 +171,7 @@ class Scene:
 
 
 def _id_at(moment: float) -> uuid.UUID:
-    """No UUID 7 of before sorts after it. A host whose clock was ahead has made some that would come first for long."""
+    """An id behind those of all jobs made before a moment, and before those of a host whose clock was ahead."""
     return uuid.UUID(int=int(moment * 1000) << 80)
 
 
@@ -195,8 +195,8 @@ def enter(inventory: str, site: str = "", ca: str = "") -> Scene:
     for host in found.values():
         if host.attempt("true").returncode != 0:
             raise DrillError(
-                f"{host.name} does not let us in at {host.address}: bring the hosts of {inventory} up first (the local "
-                "cluster with `make cluster HEADRACE_CPU_WORKERS=2`)."
+                f"{host.name} does not answer over ssh at {host.address}: bring the hosts of {inventory} up first (the "
+                "local cluster with `make cluster HEADRACE_CPU_WORKERS=2`)."
             )
     secrets = hosts.secrets_of(inventory)
     token = os.environ.get("HEADRACE_TOKEN") or (local_token(found) if secrets.is_dir() else "")

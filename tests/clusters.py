@@ -14,7 +14,7 @@ import pytest
 import testinfra
 import yaml
 
-from harness.servers import APP, BIN, ROOT
+from harness import APP, BIN, ROOT
 
 STATE = ROOT / "var/cluster"
 FRESH_S = 1500

@@ -19,7 +19,11 @@ from typing import Any
 
 import pytest
 
-from harness.servers import APP, BIN, ROOT, PostgreSQL, Process, Redis, wait_until
+from harness import APP, BIN, ROOT
+from harness.processes import Process
+from harness.servers import PostgreSQL, Redis, Server
+from harness.signals import end_on_signals
+from harness.waiting import free_port, wait_until
 
 pytest_plugins = ["tests.fleets"]
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
@@ -94,7 +98,7 @@ class Servers:
             (self.directory / name).mkdir()
         self.broker = Redis(self.directory / "redis")
         self.database = None if ON_SQLITE else PostgreSQL(self.directory / "postgresql")
-        self._held = [_hold(server.port) for server in (self.broker, self.database) if server]
+        self._held = [_hold(server) for server in (self.broker, self.database) if server]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -132,10 +136,11 @@ class Servers:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _hold(port: int) -> socket.socket:
-    """Keep a port until its server starts, so that nobody else on this machine is given it meanwhile."""
+def _hold(server: Server) -> socket.socket:
+    """Choose the port of a server, and keep it until the server starts, so that nobody else here is given it."""
     holder = socket.socket()
-    holder.bind(("127.0.0.1", port))
+    holder.bind(("127.0.0.1", 0))
+    server.port = holder.getsockname()[1]
     return holder
 
 
@@ -148,7 +153,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.umask(0o022)
     os.environ["LC_ALL"] = "C.UTF-8"
     with suppress(ValueError):  # an xdist worker that is not in its main thread
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        end_on_signals()
     only_sends_tests_out = config.option.dist != "no" and not hasattr(config, "workerinput")
     if config.option.collectonly or config.option.help or only_sends_tests_out:
         return
@@ -200,7 +205,7 @@ def database(pytestconfig: pytest.Config, transactional_db: None) -> Iterator[Po
         pytest.skip("SQLite is never away")
     yield server
     if server.process.child.poll() is not None:
-        server.run()
+        server.start()
     connection.close()
 
 

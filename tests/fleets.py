@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.servers import BIN
+from harness import BIN
 from tests.clusters import Cluster, Clusters, missing, sh
 
 HOSTS, DRILLS = Path(__file__).with_name("hosts"), Path(__file__).with_name("drills")

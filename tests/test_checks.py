@@ -10,7 +10,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from config import environment, lanes
-from harness.servers import APP, BIN, ROOT
+from harness import APP, BIN, ROOT
 
 PRODUCTION = {
     "HEADRACE_SECRET_KEY": secrets.token_hex(32),

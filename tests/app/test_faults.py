@@ -21,7 +21,10 @@ from kombu import disable_insecure_serializers
 from kombu.serialization import enable_insecure_serializers
 
 from config.celery import app
-from harness.servers import APP, Process, Redis, free_port, wait_until
+from harness import APP
+from harness.processes import Process
+from harness.servers import Redis
+from harness.waiting import free_port, wait_until
 from jobs import services
 from jobs.leader import lead, resign
 from jobs.models import Job, State

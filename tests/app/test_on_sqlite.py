@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from harness.servers import ROOT
+from harness import ROOT
 
 
 @pytest.mark.servers

@@ -4,10 +4,9 @@ How fast anything is depends on the machine and its neighbours, so nothing is as
 """
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,22 @@ from typing import Any
 import pytest
 
 from benchmarks.cases import AIMS, BASELINE, CASES, HEADRACE, SIDES, Aim
-from benchmarks.figures import KINDS, STAGES, percentile, ratios
+from benchmarks.figures import KINDS, STAGES, ratios
 from benchmarks.report import GROWTH, ROWS, number
-from harness.servers import ROOT, PostgreSQL
+from harness import ROOT
+from harness.processes import environment, marked
+from harness.servers import PostgreSQL
+from harness.signals import heed_nothing
+from loadtests.percentiles import percentile
 
 LIMIT_S = 300
 
 
 @dataclass(frozen=True)
 class Ran:
+    mark: str
     output: str
     result: dict[str, Any]
-
-
-def children_of(parent: int) -> Iterator[str]:
-    """The command of each child process."""
-    for task in Path(f"/proc/{parent}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            yield Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +38,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         pytest.skip("PostgreSQL is not installed")
     path = tmp_path_factory.mktemp("bench") / "bench.json"
     argv = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(path)]
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "DJANGO_"))}
+    env = environment(BENCH_TEST=(mark := str(uuid.uuid4())))
     run = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     assert run.returncode == 0, run.stdout + run.stderr
-    return Ran(run.stdout, json.loads(path.read_text()))
+    return Ran(mark, run.stdout, json.loads(path.read_text()))
 
 
 def test_every_case_has_figures_of_both_sides(ran: Ran) -> None:
@@ -106,25 +103,7 @@ def test_table_names_every_job_and_measure(ran: Ran) -> None:
 
 
 def test_nothing_is_left(ran: Ran) -> None:
-    assert not [command for command in children_of(os.getpid()) if "benchmarks" in command or "gunicorn" in command]
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and _folder(process).is_relative_to(ROOT):  # another checkout's are its own
-            command = _text(process / "cmdline")
-            assert "benchmarks.baseline" not in command, command
-
-
-def _folder(process: Path) -> Path:
-    try:
-        return (process / "cwd").readlink()
-    except OSError:  # it has just ended
-        return Path("/")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # it has just ended
-        return ""
+    assert marked(ran.mark) == {}
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
@@ -150,21 +129,14 @@ def test_numbers_have_three_digits_that_matter(value: float | None, text: str) -
 
 @pytest.mark.servers
 def test_interrupted_bench_ends_its_processes(tmp_path: Path) -> None:
-    """SIGTERM in the middle: everything it started is gone when it is."""
+    """SIGTERM in the middle: everything it started is gone when it is, though it inherited ignored signals."""
     argv = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path / "bench.json")]
-    run = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert run.stdout is not None
+    env = environment(BENCH_TEST=(mark := str(uuid.uuid4())))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen(argv, cwd=ROOT, env=env, preexec_fn=heed_nothing, **pipes)  # noqa: PLW1509 - locks nothing
     assert "units are up" in run.stdout.readline()
-    mine = set(_descendants(run.pid))
+    assert len(marked(mark)) > 8
     run.terminate()
     run.communicate(timeout=60)
     assert run.returncode == 130
-    assert mine
-    assert not [pid for pid in mine if _text(Path(f"/proc/{pid}/cmdline"))]
-
-
-def _descendants(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, _text(task / "children").split()):
-            yield child
-            yield from _descendants(child)
+    assert marked(mark) == {}

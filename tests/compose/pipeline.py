@@ -12,7 +12,8 @@ import httpx2
 
 from config import lanes
 from deploy.images.app import worker
-from harness.servers import ROOT, free_port
+from harness import ROOT
+from harness.waiting import free_port
 
 PROJECT = "headrace-compose-test"
 SECRETS = ROOT / "var" / PROJECT  # below the checkout: Docker on a Mac shares no other folders

@@ -28,6 +28,10 @@ from tests.compose.pipeline import (
     missing,
     planned,
 )
+from rich.console import Console
+
+from demo.client import Client
+from harness.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.stack import VAR, redis_binary
-from harness.servers import ROOT, free_port, wait_until
+from demo.stack import VAR
+from harness import ROOT
+from harness.processes import marked
+from harness.servers import redis_binary
+from harness.signals import ENDING, heed_nothing
+from harness.waiting import free_port, wait_until
 
 PATIENCE_S = 240
 UP = "processes are up"
@@ -25,7 +29,7 @@ SUMMARY = re.compile(r"demo: (\d+) jobs, \1 verified")
 
 
 class Demo:
-    """One run of the demo, from the command line; its output goes to files."""
+    """One run of the demo, from the command line; its output goes to files, and it inherits the worst of signals."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.mark = free_port(), str(uuid.uuid4())
@@ -33,9 +37,16 @@ class Demo:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str, **environment: str) -> "Demo":
-        command = [sys.executable, "-m", "demo", "--port", str(self.port), *arguments]
+        command, env = [sys.executable, "-m", "demo", "--port", str(self.port), *arguments], self.env(**environment)
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env(**environment), stdout=out, stderr=err)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdout=out,
+                stderr=err,
+                preexec_fn=heed_nothing,  # noqa: PLW1509 - as in the terminal below
+            )
         return self
 
     def env(self, **more: str) -> dict[str, str]:
@@ -64,14 +75,7 @@ class Demo:
 
     def processes(self) -> dict[int, str]:
         """Every process that is its, with its arguments."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark.encode() in (folder / "environ").read_bytes():
-                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-            except OSError:  # it has just ended, or it is not ours to look at
-                continue
-        return found
+        return marked(self.mark)
 
     def clean_up(self) -> None:
         for pid in self.processes():
@@ -173,10 +177,11 @@ def test_interrupted_in_the_middle_it_leaves_nothing(run, number):
     assert run.state == []
 
 
-def test_interrupted_while_it_starts_it_leaves_nothing(run):
+@pytest.mark.parametrize("number", ENDING)
+def test_interrupted_while_it_starts_it_leaves_nothing(run, number):
     run.start()
     wait_until(lambda: len(run.processes()) > 4, PATIENCE_S, "some of it has started")
-    run.process.send_signal(signal.SIGTERM)
+    run.process.send_signal(number)
     assert run.wait() == 130
     assert run.processes() == {}
     assert run.state == []

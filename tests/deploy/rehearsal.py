@@ -11,7 +11,7 @@ from unittest import mock
 
 from ansible.plugins.loader import cache_loader
 
-from harness.servers import BIN, ROOT
+from harness import BIN, ROOT
 
 ROLES = ("edge", "web", "db", "broker", "workers", "beat", "loadgen")
 FACTS = {

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.servers import BIN, ROOT
+from harness import BIN, ROOT
 
 INVENTORIES = ROOT / "deploy/inventories"
 LIMITS = {"database": 200, "broker": 4000, "reserve": 15}

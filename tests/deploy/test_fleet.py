@@ -14,7 +14,7 @@ from ansible.errors import AnsibleFilterError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.servers import APP, ROOT
+from harness import APP, ROOT
 from tests.deploy.rehearsal import FACTS, SECRETS, inventory, rehearse
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.servers import BIN, ROOT
+from harness import BIN, ROOT
 
 COMMAND = [str(BIN / "ansible-inventory"), "-i", "deploy/inventories/local", "--list"]
 

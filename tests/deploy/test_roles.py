@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.servers import ROOT
+from harness import ROOT
 from tests.deploy.rehearsal import inventory, rehearse
 
 PLAYBOOKS = ROOT / "playbooks"

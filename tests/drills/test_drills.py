@@ -12,7 +12,7 @@ from drills.__main__ import COLUMNS, cells
 from drills.catalogue import BY_NAME, DRILLS, EVERY_TIME
 from drills.drill import Drill, Row, hold, judge, recovery
 from drills.scene import Scene, enter
-from harness.servers import ROOT
+from harness import ROOT
 from tests.clusters import Cluster
 
 
@@ -40,7 +40,7 @@ def test_the_page_shows_every_drill_and_marks_those_of_every_time() -> None:
     assert {name for name, star in shown if star} == set(EVERY_TIME)
 
 
-# ---- the judge, on findings made up ---------------------------------------------------------------------------------
+# The judge, on findings made up
 
 NOW = time.time()
 FINE = {"submitted": 50, "lost": 0, "double": 0, "wrong": 0, "exceptions": [], "refused": {}, "failed": 0}
@@ -70,9 +70,9 @@ def test_recovery_is_when_the_last_client_that_waited_for_the_fault_had_its_job(
 @pytest.mark.parametrize(
     ("jobs", "audit", "complaint"),
     [
-        ([job(0, 40)], {}, "full flow after 40.0 s, not 30"),
-        ([job(0, 1, attempt=3)], {}, "a job took 3 attempts, not 2"),
-        ([job(0, 1)], {"refused": {"away": 1}, "failed": 2}, "3 failed requests, not 0"),
+        ([job(0, 40)], {}, "full flow after 40.0 s; the limit is 30 s"),
+        ([job(0, 1, attempt=3)], {}, "a job took 3 attempts; the limit is 2"),
+        ([job(0, 1)], {"refused": {"away": 1}, "failed": 2}, "3 requests failed; the limit is 0"),
         ([job(0, 1)], {"submitted": 3}, "only 3 jobs were submitted"),
         ([job(0, 1)], {"lost": 1, "exceptions": [{"verdict": "lost", "id": "x", "why": "gone"}]}, "lost x: gone"),
     ],

@@ -12,7 +12,9 @@ import pytest
 from django.contrib.auth import get_user_model
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect, sync_playwright
 
-from harness.servers import APP, BIN, ROOT, Process, free_port, wait_until
+from harness import APP, BIN, ROOT
+from harness.processes import Process
+from harness.waiting import free_port, wait_until
 from jobs.models import Job, State
 from jobs.submit import Submission, submit
 from jobs.templatetags.headrace import duration

@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from harness.servers import BIN, ROOT, wait_until
+from harness import BIN, ROOT
+from harness.waiting import wait_until
 from tests.clusters import Cluster, sh
 
 RECAP = re.compile(r"^(\w+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.M)

@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from harness.servers import BIN, ROOT
+from harness import BIN, ROOT
 from tests.clusters import Cluster
 
 PASS = re.compile(r"load: (\d+) submitted, \1 verified, 0 lost, 0 double, 0 wrong: PASS")

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from demo.client import Client, Ended
-from harness.servers import ROOT, answers_at, wait_until
+from harness import ROOT
+from harness.waiting import answers, wait_until
 from tests.clusters import Cluster
 
 SITE_ADDRESS, SITE_PORT = "172.30.56.1", 8099  # this machine, in the cluster's network; the inventory allows it
@@ -22,7 +23,7 @@ def site() -> Iterator[str]:
     """Pages for fetch and linkcheck, served by this machine."""
     command = [sys.executable, "-m", "demo.serve_site", str(SITE_PORT), SITE_ADDRESS]
     with subprocess.Popen(command, cwd=ROOT, env={}) as server:
-        wait_until(lambda: answers_at(SITE_ADDRESS, SITE_PORT), why="the site answers")
+        wait_until(lambda: answers(SITE_PORT, SITE_ADDRESS), why="the site answers")
         yield f"http://{SITE_ADDRESS}:{SITE_PORT}"
         server.terminate()
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.servers import ROOT, free_port, wait_until
+from harness import ROOT
+from harness.waiting import free_port, wait_until
 
 PATIENCE_S = 180
 WORK = {

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from harness.servers import free_port
+from harness.waiting import free_port
 from tests.loadtests.loading import CLOSED, OPEN, Load, one_sentence
 from tests.loadtests.test_runs import counts
 

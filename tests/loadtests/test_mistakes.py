@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.servers import free_port
+from harness.waiting import free_port
 from tests.loadtests.loading import CLOSED, Load, one_sentence
 
 NOWHERE = "http://127.0.0.1:1"

@@ -3,7 +3,7 @@
 import re
 import signal
 
-from harness.servers import wait_until
+from harness.waiting import wait_until
 from tests.loadtests.loading import CLOSED, OPEN
 
 LAST = re.compile(r"load: (\d+) submitted, (\d+) verified, (\d+) lost, (\d+) double, (\d+) wrong: (PASS|FAIL)")

@@ -17,7 +17,9 @@ from django.utils import timezone
 from kombu.transport.redis import Channel
 
 from config.celery import app
-from harness.servers import Process, Redis, free_port, wait_until
+from harness.processes import Process
+from harness.servers import Redis
+from harness.waiting import free_port, wait_until
 from jobs.beat import Scheduler
 from jobs.leader import BEAT, TERM_S
 from jobs.models import Leader, ScheduleEntry

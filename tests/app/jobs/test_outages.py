@@ -14,7 +14,9 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.test import Client
 
 from config.settings import NOTICE_A_CUT
-from harness.servers import PostgreSQL, Process, answers, free_port, wait_until
+from harness.processes import Process
+from harness.servers import PostgreSQL
+from harness.waiting import answers, free_port, wait_until
 from jobs import submit as submitting
 from jobs.models import Job
 from jobs.outages import connection_lost
@@ -83,7 +85,7 @@ def test_requests_wait_for_a_database_that_restarts(
     assert client.get("/healthz").text == "ok"
     assert client.get("/readyz").json()["database"] == "down"
     assert not answers
-    database.run()
+    database.start()
     for thread in threads:
         thread.join(60)
     assert [answers[number].status_code for number in range(len(calls))] == [202, 202, 200, 200, 302]

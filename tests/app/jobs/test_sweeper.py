@@ -22,7 +22,10 @@ from django.db.models.functions import Now
 from django.test import Client
 
 from fleet.models import Sweeps
-from harness.servers import APP, PostgreSQL, Process, Redis, wait_until
+from harness import APP
+from harness.processes import Process
+from harness.servers import PostgreSQL, Redis
+from harness.waiting import wait_until
 from jobs import services
 from jobs.backpressure import FULL, GATE, ROOM, Gate, memory
 from jobs.leader import TERM_S
@@ -390,6 +393,6 @@ def test_live_workers_keep_their_jobs_over_an_outage_longer_than_their_leases(
     database.stop()
     wait_until(lambda: time.time() > until, why="its lease has run out")
     wait_until(lambda: "waits for the database" in sweeper.output(), why="the sweeper has noticed")
-    database.run()
+    database.start()
     [job] = ended(1)
     assert (job.state, job.attempt) == (State.SUCCEEDED, 1), job.error

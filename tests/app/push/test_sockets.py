@@ -21,7 +21,9 @@ from django.test import Client
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from harness.servers import APP, BIN, Process, answers, free_port, wait_until
+from harness import APP, BIN
+from harness.processes import Process
+from harness.waiting import answers, free_port, wait_until
 from jobs import services
 from jobs.models import Job
 from jobs.schemas import JobOut
@@ -393,7 +395,7 @@ def test_clients_that_come_during_an_outage_are_served_after_it(
         thread.start()
     wait_until(lambda: push.process.output().count("database out of reach") >= 4, why="they have met the outage")
     assert not answers
-    database.run()
+    database.start()
     for thread in threads:
         thread.join(60)
     assert answers == [str(job.pk)] * 4

@@ -13,7 +13,9 @@ import psycopg
 import pytest
 from django.db import OperationalError, connection
 
-from harness.servers import Process, Redis, wait_until
+from harness.processes import Process
+from harness.servers import Redis
+from harness.waiting import wait_until
 from jobs import services
 from jobs.models import Job
 from tests.app.test_faults import ask, ended, running

@@ -7,7 +7,9 @@ import pytest
 from celery.concurrency.thread import TaskPool as CelerysTaskPool
 
 from config.celery import app
-from harness.servers import Process, Redis, wait_until
+from harness.processes import Process
+from harness.servers import Redis
+from harness.waiting import wait_until
 from jobs.models import Job
 from jobs.submit import Submission, submit
 from worker.threads import TaskPool

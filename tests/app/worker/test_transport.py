@@ -11,7 +11,8 @@ import pytest
 import redis
 from celery.worker import state
 
-from harness.servers import Redis, free_port
+from harness.servers import Redis
+from harness.waiting import free_port
 from worker import transport as ours
 
 GONE = "Kombu no longer does this: what stands for it in app/worker/transport.py can go, and this test with it."

@@ -18,7 +18,9 @@ from celery.worker import state
 
 from config import notify
 from config.celery import app
-from harness.servers import Process, Redis, wait_until
+from harness.processes import Process
+from harness.servers import Redis
+from harness.waiting import wait_until
 from tests.app.test_faults import LANES, ask, children_of, ended, running, with_limits
 from worker.watchdog import Watchdog
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from harness.servers import wait_until
+from harness.waiting import wait_until
 from jobs.models import Job
 from jobs.submit import Submission, submit
 
