@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.subnet import subnet
 from harness.servers import BIN, ROOT, wait_until
 
 SOCKETS = ROOT / "var/drills/ssh"
@@ -50,7 +51,7 @@ class Host:
         except FileNotFoundError:
             self.container = False
         else:
-            self.container = done.returncode == 0 and self.address.startswith("172.30.56.")
+            self.container = done.returncode == 0 and self.address in map(str, subnet())
 
     def _ssh(self) -> list[str]:
         options = ["BatchMode=yes", "ConnectTimeout=5", "ServerAliveInterval=5", "ServerAliveCountMax=2"]
