@@ -14,7 +14,7 @@ from benchmarks.drive import pace, saturate, verify
 from benchmarks.figures import Legs, case_figures, ratios, verdicts
 from benchmarks.growth import grow
 from benchmarks.stacks import Bench, Headrace
-from deploy.sizing import measure
+from deploy.measure import measure
 
 SHARE = 0.3  # of a side's own rate at saturation
 Say = Callable[[str], None]

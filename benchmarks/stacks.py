@@ -18,8 +18,9 @@ from benchmarks.cases import BASELINE, HEADRACE
 from benchmarks.clients import Client, Polling, Pushed
 from benchmarks.meters import Meters
 from config import lanes
-from demo.stack import worker_command
-from deploy.sizing import measure, size_lanes
+from deploy.measure import measure
+from deploy.sizing import size_host
+from deploy.worker import arguments
 from harness import APP, BIN, HarnessError, processes
 from harness.processes import Process, until_ready
 from harness.servers import PostgreSQL, Redis, Server
@@ -179,7 +180,7 @@ class Headrace(Side):
         self.wait(lambda: all(self.ready(name) for name in workers), "A worker")
 
     def _spawn_web(self, cores: int) -> None:
-        """As many processes as on a web host: one a core, and half as many for push."""
+        """As many processes as deploy/fleet/plan.py plans: one a core, and half as many for push."""
         common = [*GUNICORN, "--keep-alive", "75"]
         web = ["config.wsgi:application", "-k", "gthread", "--threads", str(THREADS), "--workers", str(cores)]
         self.spawn("web", [BIN / "gunicorn", *web, "-b", f"127.0.0.1:{self.web_port}", *common])
@@ -190,11 +191,11 @@ class Headrace(Side):
         cores, memory_mb = measure()
         names = []
         for lane, facts in lanes.load().lanes.items():
-            [plan] = size_lanes({lane: facts}, cores, memory_mb)
+            [plan] = size_host({lane: facts}, cores, memory_mb)
             for number in range(1, plan.instances + 1):
                 name = f"worker-{lane}-{number}"
-                command = worker_command(plan, number, ",".join(facts.queues))
-                self.spawn(name, command, HEADRACE_LANE=lane, HEADRACE_WORKER=f"{lane}-{number}")
+                command: list[str | Path] = [BIN / "celery", *arguments(plan, f"{lane}-{number}", facts.queues)]
+                self.spawn(name, command, HEADRACE_LANE=lane)
                 names.append(name)
         return names
 

@@ -17,7 +17,9 @@ import httpx2
 
 from config import lanes
 from demo import DemoError
-from deploy.sizing import LanePlan, SizingError, measure, size_lanes
+from deploy.measure import measure
+from deploy.sizing import LanePlan, SizingError, size_host
+from deploy.worker import arguments
 from harness import APP, BIN, ROOT, processes, short
 from harness.processes import TAIL, Process, until_ready
 from harness.servers import Redis
@@ -77,7 +79,7 @@ class Stack:
         self._manage("migrate", "--verbosity", "0")
         self._spawn_web()
         for name, (lane, command) in workers.items():
-            self._spawn(name, command, HEADRACE_LANE=lane, HEADRACE_WORKER=name)
+            self._spawn(name, command, HEADRACE_LANE=lane)
         self._spawn("sweeper", [sys.executable, "manage.py", "sweep"])
         self._make_user()
         until_ready(self._web_is_ready, "The web process", self.units)
@@ -95,9 +97,9 @@ class Stack:
     def _worker_commands(self, plans: Iterable[LanePlan]) -> dict[str, tuple[str, list[str | Path]]]:
         table = lanes.load()
         return {
-            f"{plan.lane}-{number}": (plan.lane, worker_command(plan, number, ",".join(table[plan.lane].queues)))
+            name: (plan.lane, [BIN / "celery", *arguments(plan, name, table[plan.lane].queues)])
             for plan in plans
-            for number in range(1, plan.instances + 1)
+            for name in (f"{plan.lane}-{number}" for number in range(1, plan.instances + 1))
         }
 
     def _environment(self, **more: str) -> dict[str, str]:
@@ -169,18 +171,9 @@ class Stack:
 def plan() -> list[LanePlan]:
     """The workers that deploy/sizing.py plans for this machine."""
     try:
-        return size_lanes(lanes.load().lanes, *measure())
+        return size_host(lanes.load().lanes, *measure())
     except SizingError as error:
         raise DemoError(str(error)) from error
-
-
-def worker_command(plan: LanePlan, number: int, queues: str) -> list[str | Path]:
-    """One unit of a lane."""
-    return [
-        *(BIN / "celery", "-A", "config", "worker", "-n", f"{plan.lane}-{number}@%h", "-Q", queues, "-P", plan.pool),
-        *("-c", str(plan.concurrency), "--prefetch-multiplier", str(plan.prefetch_multiplier)),
-        *("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO"),
-    ]
 
 
 def refuse_taken_port(port: int) -> None:

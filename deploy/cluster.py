@@ -7,7 +7,8 @@
 
 `vagrant up` makes the same machines, from the same inventory, and asks here for what it needs (`machines`, `ready`,
 `welcome`, `tidy`). HEADRACE_CPU_WORKERS=3 adds cpu2 and cpu3; HEADRACE_INVENTORY=deploy/inventories/small is another
-set of machines.
+set of machines; HEADRACE_SUBNET=10.30.56.0/24 is another network for them. The first and the last hold until the
+cluster is taken down.
 """
 
 import argparse
@@ -20,8 +21,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
+
+from deploy import subnet
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
@@ -29,7 +33,7 @@ STATE = ROOT / "var/cluster"
 KEY = STATE / "id_ed25519"
 SSH_CONFIG = STATE / "ssh_config"
 INVENTORY = os.environ.get("HEADRACE_INVENTORY", "deploy/inventories/local")
-NETWORK, SUBNET = "headrace", "172.30.56.0/24"
+NETWORK = "headrace"
 LABEL = "headrace.cluster"
 BOOT_S = 120
 
@@ -50,7 +54,7 @@ Machines = dict[str, Machine]
 
 
 class ClusterError(RuntimeError):
-    """Something is not as it must be; the message says what, and how to mend it."""
+    """The cluster cannot be brought up; the message says why, and what to do."""
 
 
 def run(*argv: str | Path, check: bool = True) -> str:
@@ -73,24 +77,22 @@ def in_parallel(work: Callable[[str], None], names: Iterable[str]) -> None:
 
 
 def machines() -> Machines:
-    """The inventory's hosts and their variables, by name."""
+    """The inventory's hosts and their variables, by name; `machine_ip` is computed."""
     inventory = json.loads(run(BIN / "ansible-inventory", "-i", INVENTORY, "--list"))
     hosts: Machines = inventory["_meta"]["hostvars"]
     for name, host in hosts.items():
-        for fact in ("machine_ip", "machine_cores", "machine_memory_mb", "machine_release"):
+        for fact in ("machine_number", "machine_cores", "machine_memory_mb", "machine_release"):
             if fact not in host:
                 raise ClusterError(f"{name} has no {fact} in {INVENTORY}: write it there.")
+        host["machine_ip"] = subnet.machine_address(host["machine_number"])
     return hosts
-
-
-# ---- up -------------------------------------------------------------------------------------------------------------
 
 
 def up() -> None:
     """Everything, from whatever is there already."""
     bare()
     if subprocess.run(play("site.yml"), cwd=ROOT, check=False).returncode != 0:  # noqa: S603
-        raise ClusterError("The machines are up, but the playbook failed: mend it and run the same command again.")
+        raise ClusterError("The machines are up, but the playbook failed: mend that, and repeat this command.")
     welcome()
 
 
@@ -98,7 +100,7 @@ def bare() -> None:
     """The machines, with nothing of ours on them unless it is there already."""
     began = time.monotonic()
     subprocess.run([ROOT / "deploy/prepare"], check=True)  # noqa: S603
-    keep_cpu_workers()
+    keep_choices()
     wanted = machines()
     write_ssh_config(wanted)
     ready()
@@ -110,28 +112,61 @@ def bare() -> None:
 
 
 def ready() -> None:
-    """What the machines start from: their images, the key that opens them, their network."""
+    """What the machines start from: their images, the key that opens them, their network.
+
+    Raises:
+        ClusterError: the cluster runs in another network.
+        SubnetError: its network is not free.
+    """
     for release in sorted({host["machine_release"] for host in machines().values()}):
         subprocess.run([ROOT / "deploy/images/machine/build", release], check=True)  # noqa: S603
     with one_at_a_time():
-        if not run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}"):
-            run("docker", "network", "create", f"--label={LABEL}", f"--subnet={SUBNET}", NETWORK)
+        make_network(subnet.subnet())
+
+
+def make_network(wanted: IPv4Network) -> None:
+    """Unless it is there already."""
+    if found := run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}"):
+        _, there = docker_networks(*found.split())[0]
+        subnet.KEPT.write_text(str(there))  # whatever was asked for, this is where its machines are
+        if there != wanted:
+            raise ClusterError(
+                f"The cluster runs in {there}, not in {wanted}: take it down first (make cluster ARGS=down), or leave "
+                "HEADRACE_SUBNET out."
+            )
+        return
+    used = docker_networks(*run("docker", "network", "ls", "--quiet").split())
+    subnet.refuse_taken(wanted, [*used, *subnet.routed()])
+    run("docker", "network", "create", f"--label={LABEL}", f"--subnet={wanted}", NETWORK)
+
+
+def docker_networks(*ids: str) -> list[subnet.Used]:
+    """The networks that Docker has, by its ids for them."""
+    form = "--format={{.Name}}{{range .IPAM.Config}} {{.Subnet}}{{end}}"
+    found = [line.split() for line in run("docker", "network", "inspect", form, *ids).splitlines()]
+    return [
+        (f"Docker's network {name}", IPv4Network(network, strict=False))
+        for name, *networks in found
+        for network in networks
+        if ":" not in network
+    ]
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Vagrant brings machines up side by side; some things must be done by one of them."""
+    """Vagrant calls this file for several machines at the same time; some things only one call may do."""
     STATE.mkdir(parents=True, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def keep_cpu_workers() -> None:
-    """A number of workers that was said once holds until the next; more_workers.py reads it."""
+def keep_choices() -> None:
+    """Keep what the environment says of workers and network, for later commands: more_workers.py and subnet.py."""
     STATE.mkdir(parents=True, exist_ok=True)
     if said := os.environ.get("HEADRACE_CPU_WORKERS"):
         (STATE / "cpu_workers").write_text(said)
+    subnet.KEPT.write_text(str(subnet.subnet()))
 
 
 def containers() -> dict[str, str]:
@@ -141,20 +176,20 @@ def containers() -> dict[str, str]:
 
 
 def spread_cores(wanted: Machines) -> dict[str, str]:
-    """The cores of this machine that each of ours may use: as many as it shall have, and each core about as often."""
+    """The cores of this machine that each of ours may use: as many as its inventory says, spread evenly over all."""
     there = sorted(os.sched_getaffinity(0))
     given, used = {}, 0
     for name, host in sorted(wanted.items()):
         count = min(host["machine_cores"], len(there))
         if count < host["machine_cores"]:
-            say(f"{name} shall have {host['machine_cores']} cores, but there are {count} here: it gets these.")
+            say(f"{name} should have {host['machine_cores']} cores, but this machine has {count}: it gets {count}.")
         given[name] = ",".join(str(there[(used + i) % len(there)]) for i in range(count))
         used += count
     return given
 
 
 def start(name: str, host: Machine, cores: str) -> None:
-    """A container that runs stays; one that was stopped is started; else it is made."""
+    """Leave a container that runs, start one that is stopped, make one that is missing."""
     state = containers().get(name)
     if state == "running":
         return
@@ -173,7 +208,7 @@ def start(name: str, host: Machine, cores: str) -> None:
 
 
 def container_arguments(name: str, host: Machine, cores: str) -> list[str]:
-    """What makes a container this machine, for `docker run` and for Vagrant; both add its name."""
+    """The options that make a container this machine, for `docker run` and for Vagrant; both add its name."""
     return [
         *(f"--label={LABEL}", f"--hostname={name}", f"--network={NETWORK}", f"--ip={host['machine_ip']}"),
         *(f"--cpuset-cpus={cores}", f"--memory={host['machine_memory_mb']}m", *HOST_ARGS),
@@ -181,7 +216,7 @@ def container_arguments(name: str, host: Machine, cores: str) -> list[str]:
 
 
 def wait_until_up(name: str) -> None:
-    """systemd has started everything, nothing of it failed, and one can log in."""
+    """Wait until systemd has started everything, nothing of it has failed, and ssh lets us in."""
     deadline = time.monotonic() + BOOT_S
     state = ""
     while state not in {"running", "degraded"} and time.monotonic() < deadline:
@@ -190,10 +225,10 @@ def wait_until_up(name: str) -> None:
     if state != "running":
         failed = run("docker", "exec", f"headrace-{name}", "systemctl", "--failed", "--no-legend", check=False)
         logs = run("docker", "logs", "--tail=5", f"headrace-{name}", check=False)
-        raise ClusterError(f"{name} is {state or 'not up'} after its start: {failed or logs or 'it says nothing'}")
+        raise ClusterError(f"{name} is {state or 'not up'} after its start: {failed or logs or 'its log is empty'}")
     while run(*ssh(name), "echo in", check=False) != "in":
         if time.monotonic() > deadline:
-            raise ClusterError(f"{name} runs, but does not let us in: try {' '.join(map(str, ssh(name)))}")
+            raise ClusterError(f"{name} runs, but refuses our login: try {' '.join(map(str, ssh(name)))}")
         time.sleep(0.2)
 
 
@@ -248,7 +283,7 @@ def edge_address() -> str:
 def for_vagrant() -> None:
     """The machines as the Vagrantfile needs them, as JSON."""
     STATE.mkdir(parents=True, exist_ok=True)
-    keep_cpu_workers()
+    keep_choices()
     if not KEY.exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "headrace-cluster", "-f", KEY)
     wanted = machines()
@@ -256,9 +291,6 @@ def for_vagrant() -> None:
     cores = spread_cores(wanted)
     arguments = {name: container_arguments(name, host, cores[name]) for name, host in wanted.items()}
     say(json.dumps({name: {**host, "create_args": arguments[name]} for name, host in wanted.items()}))
-
-
-# ---- status, down ---------------------------------------------------------------------------------------------------
 
 
 def status() -> None:
@@ -277,20 +309,20 @@ def void(_: object) -> None:
 
 
 def down() -> None:
-    """Nothing stays but images and what is in var/."""
+    """Remove the containers and their network; images and what is in var/ stay."""
     remove(containers())
     tidy()
     say("The cluster is gone.")
 
 
 def tidy() -> None:
-    """When the last machine is gone, so are the network and what was kept about the cluster."""
+    """After the last machine, remove the network and what was kept about the cluster."""
     with one_at_a_time():
         if containers():
             return
         for network in run("docker", "network", "ls", "--quiet", f"--filter=label={LABEL}").split():
             run("docker", "network", "rm", network)
-        for name in ("README", "cpu_workers"):
+        for name in ("README", "cpu_workers", "subnet"):
             (STATE / name).unlink(missing_ok=True)
 
 
@@ -302,7 +334,7 @@ def main() -> None:
     parser.add_argument("command", nargs="?", default="up", choices=commands, metavar=f"{{{','.join(for_people)}}}")
     try:
         commands[parser.parse_args().command]()
-    except ClusterError as error:
+    except (ClusterError, subnet.SubnetError) as error:
         say(str(error))
         sys.exit(1)
     except subprocess.CalledProcessError:

@@ -1,6 +1,6 @@
 """The sizing policy: how many workers of which width a host gets, from its cores, its memory and the lane table.
 
-A pure function (`size_lanes`), and a command that prints the plan:
+Pure functions: `size_lanes`, and `size_host` for a host that runs nothing but workers. sizing_command.py prints a plan:
 
     .venv/bin/python deploy/sizing.py --cores 8 --memory-mb 16384 --lanes cpu,io [--json]
 
@@ -19,9 +19,9 @@ lanes.
 
 `max_slots` caps what one unit gets.
 
-**Memory** of a unit is memory_base_mb + slots x memory_per_slot_mb; that is its MemoryMax, and the sum over all units
-stays within the host's memory less a reserve for the system (a tenth, at least 256 MB: a bare Debian with sshd,
-journald and some page cache). The plan grows in a fixed order, and stops before the first step that does not fit:
+**Memory** of a unit is memory_base_mb + slots x memory_per_slot_mb; that is its MemoryMax. The sum over all units stays
+within a budget: of a host that runs nothing else, its memory less what the system keeps (`system_mb`). The plan grows
+in a fixed order, and stops before the first step that does not fit:
 
 1. every lane has one unit with one slot;
 2. the first unit of each threads lane gets its threads, one at a time;
@@ -35,18 +35,14 @@ let finish. A prefork child that outgrew its slot (max_memory_per_child) is repl
 split over its units as systemd's CPUWeight (100 is the system's default).
 
 An **override** (host by host, lane by lane) replaces a value of the plan. The budget counts it, `why` repeats it, and
-the share that the other lanes have of the cores stays as it is.
+the cores of the other lanes stay as they are.
 """
 
-import argparse
-import json
 import math
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, NoReturn
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 OVERRIDABLE = {
     "instances",
@@ -65,7 +61,15 @@ Overrides = Mapping[str, Mapping[str, int]]
 
 
 class SizingError(ValueError):
-    """No plan is possible; the message names the host, the value and the mend."""
+    """No plan is possible; the message names the host, the value and what to change."""
+
+
+class TooSmallError(SizingError):
+    """The smallest plan takes more memory than the budget; `need_mb` is what it takes."""
+
+    def __init__(self, message: str, need_mb: int) -> None:
+        super().__init__(message)
+        self.need_mb = need_mb
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Lane:
 
     @property
     def goetz_threads(self) -> int:
-        """Threads that keep one core busy, before any cap. Rounded up: a thread too many only waits."""
+        """Threads that keep one core busy, before any cap. Rounded up: one thread too many costs little."""
         return math.ceil(round(1 * self.utilisation * (1 + self.wait_ratio), 6))
 
     @property
@@ -157,13 +161,57 @@ class Shape:
 Grants = dict[str, Grant]
 
 
-def size_lanes(  # noqa: PLR0913 - the five facts of a host that may differ, by name
+def system_mb(memory_mb: int) -> int:
+    """What a host keeps for its system, in MiB: a bare Debian with sshd, journald and some page cache."""
+    return max(256, memory_mb // 10)
+
+
+def least_memory_mb(budget_of: Callable[[int], int], need_mb: int) -> int:
+    """The least memory of a host, in MiB, of which the budget (it must not fall as memory grows) reaches `need_mb`."""
+    return bisect_left(range(2**40), need_mb, key=budget_of)
+
+
+def size_host(  # noqa: PLR0913 - the facts of a host that may differ, by name
     lanes: Mapping[str, Any],
     cores: int,
     memory_mb: int,
     *,
     overrides: Overrides | None = None,
     reserve_mb: int | None = None,
+    host: str = "this host",
+) -> list[LanePlan]:
+    """Plan the workers of a host that runs nothing else: their budget is its memory less a reserve.
+
+    Args as of `size_lanes`, and:
+        memory_mb: memory of the host, in MiB.
+        reserve_mb: memory kept for the system, in MiB; None: `system_mb`.
+
+    Raises:
+        SizingError: an input makes no sense, or the host is too small for its lanes.
+    """
+    for name, value, least in (("memory_mb", memory_mb, 1), ("reserve_mb", reserve_mb, 0)):
+        if value is not None and not _whole(value, least=least):
+            raise SizingError(f"{host} has {name}={value!r}, which must be a whole number of at least {least}.")
+
+    def budget(memory_mb: int) -> int:
+        return memory_mb - (system_mb(memory_mb) if reserve_mb is None else reserve_mb)
+
+    try:
+        return size_lanes(lanes, cores, budget(memory_mb), overrides=overrides, host=host)
+    except TooSmallError as error:
+        raise SizingError(
+            f"{host} has {memory_mb} MB, of which {memory_mb - budget(memory_mb)} MB are kept for the system, but the "
+            f"smallest plan for its lanes ({_names(lanes)}) takes {error.need_mb} MB: "
+            f"give it {least_memory_mb(budget, error.need_mb)} MB, or move a lane to another host."
+        ) from None
+
+
+def size_lanes(  # noqa: PLR0913 - the facts of a host that may differ, by name
+    lanes: Mapping[str, Any],
+    cores: int,
+    budget_mb: int,
+    *,
+    overrides: Overrides | None = None,
     utilisation: float = 1.0,
     host: str = "this host",
 ) -> list[LanePlan]:
@@ -172,26 +220,32 @@ def size_lanes(  # noqa: PLR0913 - the five facts of a host that may differ, by 
     Args:
         lanes: the lanes this host serves, by name: objects or plain mappings with the fields of lanes.yml.
         cores: cores the workers may use.
-        memory_mb: memory of the host, in MiB.
+        budget_mb: memory that all of its workers may take together, in MiB.
         overrides: lane -> field of the plan -> value that replaces the computed one.
-        reserve_mb: memory kept for the system; None: a tenth of the host's, at least 256 MB.
         utilisation: how busy a threads lane may keep its cores, up to 1.
         host: its name, for messages.
 
     Raises:
-        SizingError: an input makes no sense, or the host is too small for its lanes.
+        SizingError: an input makes no sense.
+        TooSmallError: the budget is too small for the lanes.
     """
-    _check_host(host, cores, memory_mb, reserve_mb, utilisation)
+    if not _whole(cores, least=1) or cores > MOST_CORES:
+        raise SizingError(f"{host} has cores={cores!r}, which must be a whole number from 1 to {MOST_CORES}.")
+    if not 0 < utilisation <= 1:
+        raise SizingError(f"{host} has utilisation={utilisation!r}, which must be above 0 and at most 1.")
     specs = _specs(lanes, overrides or {}, utilisation, host)
-    budget = memory_mb - (_default_reserve(memory_mb) if reserve_mb is None else reserve_mb)
-    chosen: Grants | None = None
-    wanted: Grants = {}
-    for wanted in _growth(specs, cores):
-        if _memory_mb(specs, wanted) <= budget:  # never falls along the path: the last that fits is the longest prefix
+    smallest, *larger = _growth(specs, cores)
+    if (need := _memory_mb(specs, smallest)) > budget_mb:
+        raise TooSmallError(
+            f"{host} has {budget_mb} MB for its workers, but the smallest plan for its lanes ({_names(lanes)}) takes "
+            f"{need} MB: give it {need} MB, or move a lane to another host.",
+            need,
+        )
+    chosen = wanted = smallest
+    for wanted in larger:
+        if _memory_mb(specs, wanted) <= budget_mb:  # never falls on the way: the last that fits is the longest prefix
             chosen = wanted
-    if chosen is None:
-        raise SizingError(_too_small(specs, host, memory_mb, budget, reserve_mb))
-    host_facts = _Host(cores, budget, sum(spec.weight for spec in specs), len(specs))
+    host_facts = _Host(cores, budget_mb, sum(spec.weight for spec in specs), len(specs))
     return [_plan(spec, chosen[spec.name], wanted[spec.name], host_facts) for spec in specs]
 
 
@@ -279,31 +333,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _default_reserve(memory_mb: int) -> int:
-    return max(256, memory_mb // 10)
-
-
-def _too_small(specs: list[Lane], host: str, memory_mb: int, budget: int, reserve_mb: int | None) -> str:
-    need = _memory_mb(specs, next(_growth(specs, 1)))
-    enough = max(need + 256, (need - 1) * 10 // 9 + 1) if reserve_mb is None else need + reserve_mb
-    names = ", ".join(spec.name for spec in specs)
-    return (
-        f"{host} has {memory_mb} MB, of which {memory_mb - budget} MB are kept for the system, but the smallest plan "
-        f"for its lanes ({names}) takes {need} MB: give it {enough} MB, or move a lane to another host."
-    )
-
-
-def _check_host(host: str, cores: int, memory_mb: int, reserve_mb: int | None, utilisation: float) -> None:
-    if not _whole(cores, least=1) or cores > MOST_CORES:
-        raise SizingError(f"{host} has cores={cores!r}, which must be a whole number from 1 to {MOST_CORES}.")
-    if not _whole(memory_mb, least=1):
-        raise SizingError(f"{host} has memory_mb={memory_mb!r}, which must be a whole number of at least 1.")
-    if reserve_mb is not None and not _whole(reserve_mb, least=0):
-        raise SizingError(f"{host} has reserve_mb={reserve_mb!r}, which must be a whole number of at least 0.")
-    if not 0 < utilisation <= 1:
-        raise SizingError(f"{host} has utilisation={utilisation!r}, which must be above 0 and at most 1.")
-
-
 def _whole(value: object, *, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -353,142 +382,7 @@ def _check_fixed(name: str, pool: str, fixed: Mapping[str, int], host: str) -> N
         raise SizingError(f"{host}: lane {name} is solo, one job at a time: override its instances, not concurrency.")
 
 
-def measure(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """The cores and MiB of memory that this process may use: what the machine has, or its cgroup's limit if less."""
-    cores, memory = len(os.sched_getaffinity(0)), _mem_total(proc)
-    for folder in _cgroup_folders(proc, cgroup):
-        cores = min(cores, _quota_cores(folder) or cores)
-        memory = min(memory, _memory_limit(folder) or memory)
-    return cores, memory // 2**20
-
-
-def _mem_total(proc: Path) -> int:
-    lines = (proc / "meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
-
-
-def _cgroup_folders(proc: Path, cgroup: Path) -> Iterator[Path]:
-    """This process's folder in each hierarchy, and the folders above it, whose limits hold as well.
-
-    In a container the path may be one of the host's that cannot be seen; then only the folders that exist count.
-    """
-    for line in (proc / "self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        for root in (cgroup / name for name in {controllers, *controllers.split(",")}):
-            inside = root / path.lstrip("/")
-            yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(root))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def _quota_cores(folder: Path) -> int | None:
-    """Whole cores of the CPU quota (cgroup v2, then v1), at least one; None: no quota."""
-    quota = _read(folder / "cpu.max") or f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
-    match quota.split():
-        case [limit, period] if limit.isdigit() and period.isdigit():  # neither "max" nor "-1"
-            return max(1, int(limit) // int(period))
-    return None
-
-
-def _memory_limit(folder: Path) -> int | None:
-    limit = (_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")).strip()
-    return int(limit) if limit.isdigit() else None
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        _refuse(f"{message[0].upper()}{message[1:]}.")
-
-
-def _refuse(sentence: str) -> NoReturn:
-    print(sentence, file=sys.stderr)  # noqa: T201
-    sys.exit(2)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = _Parser(prog="sizing.py", description="Print the workers that a host gets, and why.")
-    parser.add_argument(
-        "--cores", type=int, help="cores of the host (default: of this machine, as far as we may use it)"
-    )
-    parser.add_argument("--memory-mb", type=int, help="memory of the host in MiB (default: likewise)")
-    parser.add_argument("--lanes", help="the lanes it serves, with commas between (default: all)")
-    parser.add_argument("--reserve-mb", type=int, help="memory kept for the system (default: a tenth, at least 256)")
-    parser.add_argument("--override", action="append", default=[], metavar="LANE.FIELD=N", help="replace a value")
-    parser.add_argument("--host", default="this host", help="its name, for messages")
-    parser.add_argument("--json", action="store_true", help="a list of objects instead of a table")
-    return parser.parse_args()
-
-
-def _load_lanes() -> Mapping[str, Any]:
-    from config.lanes import LaneTableError, load
-
-    try:
-        return load().lanes
-    except LaneTableError as error:
-        raise SizingError(str(error)) from error
-
-
-def _pick(table: Mapping[str, Any], names: str | None) -> dict[str, Any]:
-    wanted = list(table) if names is None else [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in wanted if name not in table]:
-        raise SizingError(f"There is no lane {unknown[0]}: the lane table has {_names(table)}.")
-    return {name: table[name] for name in wanted}
-
-
-def _parse_overrides(words: list[str]) -> dict[str, dict[str, int]]:
-    overrides: dict[str, dict[str, int]] = {}
-    for word in words:
-        target, _, value = word.partition("=")
-        lane, _, field = target.partition(".")
-        if not (lane and field and value.isdecimal()):
-            raise SizingError(f"The override {word} cannot be read: write it like cpu.concurrency=3.")
-        overrides.setdefault(lane, {})[field] = int(value)
-    return overrides
-
-
-def _table(plans: list[LanePlan]) -> str:
-    head = ("lane", "pool", "instances", "concurrency", "prefetch", "MB each", "CPU weight", "stop s")
-    rows = [
-        (
-            p.lane,
-            p.pool,
-            p.instances,
-            p.concurrency,
-            p.prefetch_multiplier,
-            p.memory_max_mb,
-            p.cpu_weight,
-            p.stop_timeout_s,
-        )
-        for p in plans
-    ]
-    text = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*text, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in text]
-    return "\n".join([*lines, "", *(f"{plan.lane}: {plan.why}" for plan in plans)])
-
-
-def main() -> None:
-    """The command line; see the top of this file."""
-    options = _arguments()
-    try:
-        here = measure() if None in (options.cores, options.memory_mb) else (0, 0)
-        plans = size_lanes(
-            _pick(_load_lanes(), options.lanes),
-            here[0] if options.cores is None else options.cores,
-            here[1] if options.memory_mb is None else options.memory_mb,
-            overrides=_parse_overrides(options.override),
-            reserve_mb=options.reserve_mb,
-            host=options.host,
-        )
-    except SizingError as error:
-        _refuse(str(error))
-    print(json.dumps([asdict(plan) for plan in plans], indent=2) if options.json else _table(plans))  # noqa: T201
-
-
 if __name__ == "__main__":
-    main()
+    from deploy import sizing_command
+
+    sizing_command.main()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.subnet import subnet
 from harness import BIN, ROOT, HarnessError
 from harness.waiting import wait_until
 
@@ -53,7 +54,7 @@ class Host:
         except FileNotFoundError:
             self.container = False
         else:
-            self.container = done.returncode == 0 and self.address.startswith("172.30.56.")
+            self.container = done.returncode == 0 and self.address in map(str, subnet())
 
     def _ssh(self) -> list[str]:
         options = ["BatchMode=yes", "ConnectTimeout=5", "ServerAliveInterval=5", "ServerAliveCountMax=2"]

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from config import lanes
-from deploy.sizing import SizingError, measure, size_lanes
+from deploy.measure import measure
+from deploy.sizing import SizingError, size_host
 from loadtests import LoadError
 from loadtests.context import Run
 from loadtests.watch import is_here
@@ -20,7 +21,7 @@ def planned(run: Run) -> dict[str, Json]:
     if not is_here(run.hostname):
         return {}
     try:
-        return added(vars(one) for one in size_lanes(lanes.load().lanes, *measure()))
+        return added(vars(one) for one in size_host(lanes.load().lanes, *measure()))
     except (SizingError, lanes.LaneTableError):
         return {}
 

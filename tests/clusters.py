@@ -1,10 +1,8 @@
 """Real hosts for the tests: clusters from the inventories, brought up from nothing by the commands that people use."""
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -14,20 +12,14 @@ import pytest
 import testinfra
 import yaml
 
+from deploy.fleet import plan, units
+from deploy.subnet import machine_address
 from harness import APP, BIN, ROOT
 
 STATE = ROOT / "var/cluster"
 FRESH_S = 1500
+SUBNET = {name: value for name, value in os.environ.items() if name == "HEADRACE_SUBNET"}
 Json = dict[str, Any]
-
-
-def load(path: str) -> Any:
-    """A module of ours that is no part of a package: deploy/cluster.py, the filters of the playbooks."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem + "_loaded", ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def sh(*argv: str | Path, seconds: float = FRESH_S, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +28,7 @@ def sh(*argv: str | Path, seconds: float = FRESH_S, **environment: str) -> subpr
     done = subprocess.run(
         list(map(str, argv)),
         cwd=ROOT,
-        env=env | environment,
+        env=env | SUBNET | environment,
         capture_output=True,
         text=True,
         timeout=seconds,
@@ -81,11 +73,11 @@ class Cluster:
 
     def plan(self, name: str) -> Json:
         """deploy/sizing.py's plan of a host, from what the inventory says that the machine is."""
-        fleet, here = load("playbooks/filter_plugins/fleet.py"), len(os.sched_getaffinity(0))
+        here = len(os.sched_getaffinity(0))
         facts = {
             one: {
                 **machine,
-                "ansible_host": machine["machine_ip"],
+                "ansible_host": self.ip(one),
                 "ansible_facts": {
                     "capacity": {
                         "cores": min(machine["machine_cores"], here),
@@ -95,21 +87,20 @@ class Cluster:
             }
             for one, machine in self.machines.items()
         }
-        return fleet.host_plan(name, facts, self.groups, self.profile)
+        return plan.host_plan(name, facts, self.groups, self.profile)
 
     def units(self, name: str) -> list[str]:
         """Every unit of ours that a host should run."""
-        fleet = load("playbooks/filter_plugins/fleet.py")
         mine = [group for group, hosts in self.groups.items() if name in hosts]
-        units = [f"worker@{one['name']}" for one in fleet.worker_units(self.plan(name), self.profile)]
-        units += ["web", "push", "sweeper"] if "web" in mine else []
-        units += ["beat"] if "beat" in mine else []
-        return [f"headrace-{unit}.service" for unit in units]
+        found = [f"worker@{one['name']}" for one in units.worker_units(self.plan(name), self.profile)]
+        found += ["web", "push", "sweeper"] if "web" in mine else []
+        found += ["beat"] if "beat" in mine else []
+        return [f"headrace-{unit}.service" for unit in found]
 
     # what it is
 
     def ip(self, name: str) -> str:
-        return self.machines[name]["machine_ip"]
+        return machine_address(self.machines[name]["machine_number"])
 
     def host(self, name: str) -> Any:
         """A host as testinfra sees it, as root."""

@@ -13,17 +13,20 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.sizing import size_host
+from deploy.worker import arguments
 from harness import APP, BIN, ROOT
 from harness.processes import Process
 from harness.servers import PostgreSQL, Redis, Server
 from harness.signals import end_on_signals
-from harness.waiting import free_port, wait_until
+from harness.waiting import wait_until
 
 pytest_plugins = ["tests.fleets"]
 # Short times, so that recovery is seen in seconds; the promises are about the defaults, which drills measure.
@@ -267,17 +270,15 @@ def sweeper(launch: Launch) -> Process:
 @pytest.fixture
 def start_worker(launch: Launch, transactional_db: None) -> Callable[..., Process]:
     """Start a worker unit of a lane, and wait until it says that it is here."""
+    from config import lanes
     from fleet.models import Worker
 
     def start(lane: str, name: str = "", slots: int = 1, extra: tuple[str, ...] = (), **env: str) -> Process:
-        from django.conf import settings
-
         name = name or f"{lane}-1"
-        pool = settings.LANES[lane].pool
-        options = ["-n", f"{name}@%h", "-Q", ",".join(settings.LANES[lane].queues), "-P", pool, "-c", str(slots)]
-        options += ["--without-gossip", "--without-mingle", "--without-heartbeat", *extra]
-        argv = ["celery", "-A", "config", "worker", *options]
-        process = launch(name, *argv, HEADRACE_LANE=lane, **env)
+        facts = lanes.load(Path(env.get("HEADRACE_LANE_TABLE", lanes.TABLE)))[lane]
+        (plan,) = size_host({lane: facts}, 1, 4096)
+        argv = arguments(replace(plan, concurrency=slots), name, facts.queues)
+        process = launch(name, "celery", *argv, *extra, HEADRACE_LANE=lane, **env)
         here = Worker.objects.filter(name__startswith=f"{name}@")
         wait_until(lambda: process.alive() and here.exists() and "ready" in process.output(), 60, f"{name} is ready")
         return process

@@ -1,8 +1,8 @@
 #!/usr/bin/python
-"""Facts: the cores and the memory that a host may really use. The measuring is deploy/sizing.py's."""
+"""Facts: the cores and the memory that a host may really use. Measured by deploy/measure.py."""
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.sizing import measure  # a link to deploy/sizing.py
+from ansible.module_utils.measure import measure  # a link to deploy/measure.py
 
 DOCUMENTATION = r"""
 module: capacity

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from demo.client import Client
-from harness.servers import wait_until
+from harness.waiting import wait_until
 from tests.compose.pipeline import (
     ALWAYS,
     PROJECT,
@@ -28,10 +28,6 @@ from tests.compose.pipeline import (
     missing,
     planned,
 )
-from rich.console import Console
-
-from demo.client import Client
-from harness.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What the pages and the inventories that we hand out say is what the code does."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,12 +9,16 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
+from deploy import sizing
+from deploy.fleet.drawing import draw_plan
+from deploy.fleet.plan import HEAVY, LIGHT_MB, host_plan
+from deploy.fleet.preflight import connections, missing_secrets, preflight
+from deploy.subnet import machine_address
 from harness import BIN, ROOT
 
 INVENTORIES = ROOT / "deploy/inventories"
@@ -23,17 +26,6 @@ LIMITS = {"database": 200, "broker": 4000, "reserve": 15}
 MAJOR = {"trixie": "13", "bookworm": "12"}
 
 Json = dict[str, Any]
-
-
-def load_fleet() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fleet", ROOT / "playbooks/filter_plugins/fleet.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fleet = load_fleet()
-sizing = sys.modules[fleet.size_lanes.__module__]
 
 
 def profile() -> Json:
@@ -70,7 +62,7 @@ def machines(listed: Json) -> dict[str, Json]:
     return {
         name: {
             **host,
-            "ansible_host": host["machine_ip"],
+            "ansible_host": machine_address(host["machine_number"]),
             "ansible_facts": facts(host["machine_cores"], host["machine_memory_mb"], host["machine_release"]),
         }
         for name, host in listed["_meta"]["hostvars"].items()
@@ -78,7 +70,7 @@ def machines(listed: Json) -> dict[str, Json]:
 
 
 def plans(hostvars: Mapping[str, Json], groups: dict[str, list[str]]) -> dict[str, Json]:
-    return {host: fleet.host_plan(host, hostvars, groups, profile()) for host in sorted(hostvars)}
+    return {host: host_plan(host, hostvars, groups, profile()) for host in sorted(hostvars)}
 
 
 # Three machines
@@ -97,7 +89,7 @@ def test_three_machines_hold_every_group_and_preflight_lets_them_pass() -> None:
         "broker": ["s2"],
         "workers": ["s3"],
     }
-    assert fleet.preflight(hostvars, groups, profile(), LIMITS) == []
+    assert preflight(hostvars, groups, profile(), LIMITS) == []
 
 
 def test_three_machines_have_a_place_for_every_lane_and_memory_for_every_group() -> None:
@@ -114,7 +106,7 @@ def test_three_machines_are_reached_like_the_others_of_the_local_cluster() -> No
     way = ("ansible_user", "ansible_ssh_private_key_file", "headrace_generate_secrets")
     assert {key: small["s1"][key] for key in way} == {key: local["edge1"][key] for key in way}
     assert {host["machine_release"] for host in small.values()} == {"trixie", "bookworm"}
-    assert not {host["machine_ip"] for host in small.values()} & {host["machine_ip"] for host in local.values()}
+    assert not {host["machine_number"] for host in small.values()} & {host["machine_number"] for host in local.values()}
 
 
 # The inventory to copy
@@ -135,8 +127,8 @@ def of_a_size(listed: Json, cores: int, memory_mb: int) -> dict[str, Json]:
 
 def troubles(listed: Json, hostvars: Mapping[str, Json], secrets: Mapping[str, str]) -> list[str]:
     """What preflight would say before a run."""
-    found = fleet.preflight(hostvars, groups_of(listed), profile(), LIMITS)
-    return found + fleet.missing_secrets(secrets, wanted_secrets())
+    found = preflight(hostvars, groups_of(listed), profile(), LIMITS)
+    return found + missing_secrets(secrets, wanted_secrets())
 
 
 @pytest.mark.parametrize(("cores", "memory_mb"), [(1, 1024), (2, 4096), (4, 8192)])
@@ -163,7 +155,7 @@ def test_the_example_uses_addresses_of_nobody() -> None:
 # docs/deploy.md
 
 PAGES = ["README.md", "docs/architecture.md", "docs/deploy.md", "docs/reliability.md", "docs/sizing.md"]
-CODE = [ROOT / "playbooks", ROOT / "deploy/apps", ROOT / "deploy/sizing.py"]
+CODE = [ROOT / "playbooks", ROOT / "deploy/apps", ROOT / "deploy/fleet", ROOT / "deploy/sizing.py"]
 BY_ANSIBLE = {"ansible_host", "ansible_user"}
 
 
@@ -234,7 +226,7 @@ def test_the_three_machines_of_the_page_are_planned_as_it_shows(tmp_path: Path) 
     hostvars = of_a_size(listed, 2, 2048)
     assert troubles(listed, hostvars, dict.fromkeys(wanted_secrets(), "x" * 60)) == []
     shown = blocks("docs/deploy.md", "text")[0]
-    assert shown.rstrip() == fleet.draw_plan(plans(hostvars, groups_of(listed)).values())
+    assert shown.rstrip() == draw_plan(plans(hostvars, groups_of(listed)).values())
 
 
 def test_the_command_of_the_page_makes_a_vault_with_every_secret(tmp_path: Path) -> None:
@@ -299,14 +291,14 @@ def test_the_inventories_of_the_sizing_page_are_planned_as_it_shows(tmp_path: Pa
         folder.mkdir()
         (folder / "hosts.yml").write_text(hosts)
         listed = inventory(str(folder))
-        drawn = fleet.draw_plan(plans(of_a_size(listed, 4, 8192), groups_of(listed)).values())
+        drawn = draw_plan(plans(of_a_size(listed, 4, 8192), groups_of(listed)).values())
         assert plan.rstrip() == drawn
 
 
 def test_the_memory_of_groups_is_divided_as_the_sizing_page_says() -> None:
     section = page("docs/sizing.md").split("## A host with several groups")[1].split("\n## ")[0]
     table = {name: int(number) for name, number in re.findall(r"^\| `(\w+)` \| (\d+) \|", section, re.MULTILINE)}
-    assert table == fleet.LIGHT_MB | fleet.HEAVY
+    assert table == LIGHT_MB | HEAVY
 
 
 def test_the_sizing_page_lists_what_may_be_overridden() -> None:
@@ -317,6 +309,6 @@ def test_the_sizing_page_lists_what_may_be_overridden() -> None:
 def test_the_connections_of_three_machines_are_those_of_the_sizing_page() -> None:
     listed = inventory("small")
     planned = plans(of_a_size(listed, 2, 2048), groups_of(listed))
-    need = fleet.fleet_connections(planned.values(), LIMITS["reserve"])
+    need = connections(planned.values(), LIMITS["reserve"])
     text = " ".join(page("docs/sizing.md").split())
     assert f"need {need['database']} connections to PostgreSQL and {need['broker']} to Redis" in text

@@ -119,7 +119,8 @@ def test_every_role_has_a_page_with_its_command_and_real_inputs(role: Path) -> N
 
 def knows(variable: str) -> bool:
     """Whether the playbooks read a variable of the inventory."""
-    return any(variable in path.read_text() for path in [*files("*.yml", "*.py"), ROOT / "deploy/apps/headrace.yml"])
+    ours = [ROOT / "deploy/apps/headrace.yml", *(ROOT / "deploy/fleet").glob("*.py")]
+    return any(variable in path.read_text() for path in [*files("*.yml", "*.py"), *ours])
 
 
 @each_role

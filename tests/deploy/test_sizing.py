@@ -1,12 +1,10 @@
 """The sizing policy: what holds for every host and every lane table, and what the command says."""
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,21 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from config import lanes as lane_table
+from deploy import sizing
+from deploy.sizing import size_host, size_lanes
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy/sizing.py"
-
-
-def load_sizing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sizing", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sizing"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-sizing = load_sizing()
-size_lanes = sizing.size_lanes
 
 pools = st.sampled_from(["prefork", "threads", "solo"])
 lane = st.builds(
@@ -73,7 +61,7 @@ def hosts(draw: st.DrawFn) -> tuple[dict[str, Any], int, int, dict[str, dict[str
 
 def plan_or_skip(table: dict[str, Any], cores: int, memory: int, overrides: dict[str, Any]) -> list[Any]:
     try:
-        return size_lanes(table, cores, memory, overrides=overrides)
+        return size_host(table, cores, memory, overrides=overrides)
     except sizing.SizingError:
         assume(False)
         raise
@@ -104,7 +92,7 @@ def test_every_lane_has_at_least_one_slot(host):
 def test_no_lane_shrinks_when_the_host_grows(host, more_cores, more_memory):
     table, cores, memory, overrides = host
     small = slots(plan_or_skip(table, cores, memory, overrides))
-    large = slots(size_lanes(table, cores + more_cores, memory + more_memory, overrides=overrides))
+    large = slots(size_host(table, cores + more_cores, memory + more_memory, overrides=overrides))
     assert all(large[name] >= small[name] for name in small)
 
 
@@ -120,14 +108,14 @@ def test_the_order_of_the_lanes_does_not_matter(host, random):
 def size_or_error(*args: Any) -> Any:
     table, cores, memory, overrides = args
     try:
-        return size_lanes(table, cores, memory, overrides=overrides)
+        return size_host(table, cores, memory, overrides=overrides)
     except sizing.SizingError as error:
         return str(error)
 
 
 @given(tables, core_counts)
 def test_lanes_that_compute_get_no_more_slots_than_cores_unless_there_are_more_lanes_than_cores(table, cores):
-    plans = size_lanes(table, cores, 1_000_000)
+    plans = size_host(table, cores, 1_000_000)
     computing = sum(plan.instances if plan.pool == "threads" else plan.slots for plan in plans)
     assert computing <= max(cores, len(table))
 
@@ -136,7 +124,7 @@ def test_lanes_that_compute_get_no_more_slots_than_cores_unless_there_are_more_l
 def test_no_core_would_serve_another_lane_better(table, cores):
     for lane in table.values():
         lane.update(pool="solo", max_slots=1)
-    has = {plan.lane: plan.instances for plan in size_lanes(table, cores, 1_000_000)}
+    has = {plan.lane: plan.instances for plan in size_host(table, cores, 1_000_000)}
     assert sum(has.values()) == max(cores, len(table))
     for rich, last in ((name, cores) for name, cores in has.items() if cores > 1):
         for poor, next_to in has.items():
@@ -147,22 +135,22 @@ def test_no_core_would_serve_another_lane_better(table, cores):
 @given(tables, core_counts, st.integers(1, 8_000))
 def test_the_mend_of_a_host_too_small_is_enough_and_not_too_much(table, cores, memory):
     try:
-        size_lanes(table, cores, memory, host="cpu7")
+        size_host(table, cores, memory, host="cpu7")
         assume(False)
     except sizing.SizingError as error:
         text = str(error)
     assert text.startswith("cpu7 has ")
     enough = int(re.search(r"give it (\d+) MB", text)[1])
-    assert size_lanes(table, cores, enough)
+    assert size_host(table, cores, enough)
     with pytest.raises(sizing.SizingError):
-        size_lanes(table, cores, enough - 1)
+        size_host(table, cores, enough - 1)
 
 
 @given(hosts())
 def test_what_memory_cuts_is_said_in_why(host):
     table, cores, memory, overrides = host
     plans = plan_or_skip(table, cores, memory, overrides)
-    ample = slots(size_lanes(table, cores, 10_000_000, overrides=overrides))
+    ample = slots(size_host(table, cores, 10_000_000, overrides=overrides))
     for plan in plans:
         assert ("memory cuts it" in plan.why) == (plan.slots < ample[plan.lane])
 
@@ -187,12 +175,12 @@ def by_lane(plans: list[Any]) -> dict[str, Any]:
 
 
 def test_a_host_that_only_computes_runs_one_process_a_core_in_one_unit():
-    (plan,) = size_lanes(ours("cpu"), 4, 8192)
+    (plan,) = size_host(ours("cpu"), 4, 8192)
     assert (plan.pool, plan.instances, plan.concurrency) == ("prefork", 1, 4)
 
 
 def test_a_host_that_only_waits_runs_one_unit_a_core_with_goetz_threads():
-    (plan,) = size_lanes(ours("io"), 2, 8192)
+    (plan,) = size_host(ours("io"), 2, 8192)
     assert (plan.instances, plan.concurrency) == (2, 21)  # 1 core x (1 + 20) each
 
 
@@ -202,30 +190,30 @@ def test_a_lower_utilisation_asks_for_fewer_threads():
 
 
 def test_a_solo_lane_runs_one_unit_a_core():
-    (plan,) = size_lanes(ours("quick"), 3, 8192)
+    (plan,) = size_host(ours("quick"), 3, 8192)
     assert (plan.instances, plan.concurrency) == (3, 1)
 
 
 def test_max_slots_caps_threads_and_says_so():
-    (plan,) = size_lanes({"io": {**ours("io")["io"].model_dump(), "wait_ratio": 100}}, 1, 8192)
+    (plan,) = size_host({"io": {**ours("io")["io"].model_dump(), "wait_ratio": 100}}, 1, 8192)
     assert plan.concurrency == 32
     assert "max_slots caps that at 32" in plan.why
 
 
 def test_a_tight_host_gives_up_cores_before_threads():
     need = 120 + 220 + 130 + 21 * 4  # one process, and one unit with all its threads
-    tight = by_lane(size_lanes(ours("cpu", "io"), 8, need, reserve_mb=0))
+    tight = by_lane(size_lanes(ours("cpu", "io"), 8, need))
     assert (tight["cpu"].slots, tight["io"].slots) == (1, 21)
-    tighter = by_lane(size_lanes(ours("cpu", "io"), 8, need - 40, reserve_mb=0))
+    tighter = by_lane(size_lanes(ours("cpu", "io"), 8, need - 40))
     assert (tighter["cpu"].slots, tighter["io"].slots) == (1, 11)
 
 
 def test_a_stop_lets_the_longest_job_end():
-    assert all(plan.stop_timeout_s > plan.time_limit for plan in size_lanes(lane_table.load().lanes, 8, 16384))
+    assert all(plan.stop_timeout_s > plan.time_limit for plan in size_host(lane_table.load().lanes, 8, 16384))
 
 
 def test_only_prefork_children_are_replaced():
-    plans = by_lane(size_lanes(lane_table.load().lanes, 8, 16384))
+    plans = by_lane(size_host(lane_table.load().lanes, 8, 16384))
     assert plans["cpu"].max_memory_per_child_kb == 220 * 1024
     assert plans["io"].max_memory_per_child_kb is None
     assert plans["quick"].max_tasks_per_child is None
@@ -233,8 +221,8 @@ def test_only_prefork_children_are_replaced():
 
 def test_an_override_changes_its_lane_only():
     lanes = lane_table.load().lanes
-    before = by_lane(size_lanes(lanes, 8, 16384))
-    after = by_lane(size_lanes(lanes, 8, 16384, overrides={"cpu": {"concurrency": 2}}))
+    before = by_lane(size_host(lanes, 8, 16384))
+    after = by_lane(size_host(lanes, 8, 16384, overrides={"cpu": {"concurrency": 2}}))
     assert after["cpu"].concurrency == 2
     assert after["cpu"].memory_max_mb == 120 + 2 * 220
     assert (after["io"], after["quick"]) == (before["io"], before["quick"])
@@ -248,7 +236,6 @@ def test_an_override_changes_its_lane_only():
         ({"cores": 10**9}, "from 1 to 8192"),
         ({"memory_mb": -1}, "cpu1 has memory_mb=-1"),
         ({"reserve_mb": -1}, "cpu1 has reserve_mb=-1"),
-        ({"utilisation": 0}, "cpu1 has utilisation=0"),
         ({"lanes": {}}, "cpu1 serves no lane"),
         ({"lanes": {"a": {"pool": "gevent"}}}, "lane a has pool='gevent'"),
         ({"lanes": {"a": {"pool": "solo", "weight": 0}}}, "lane a has weight=0"),
@@ -261,59 +248,23 @@ def test_an_override_changes_its_lane_only():
 def test_what_makes_no_sense_is_one_sentence(changes, sentence):
     arguments = {"lanes": lane_table.load().lanes, "cores": 4, "memory_mb": 8192, "host": "cpu1"} | changes
     with pytest.raises(sizing.SizingError) as caught:
-        size_lanes(**arguments)
+        size_host(**arguments)
     assert sentence in str(caught.value)
     assert str(caught.value).endswith(".")
 
 
-# What this machine may use
+def test_a_utilisation_of_nothing_makes_no_sense():
+    with pytest.raises(sizing.SizingError, match=r"cpu1 has utilisation=0, which must be .*\.$"):
+        size_lanes(lane_table.load().lanes, 4, 8192, utilisation=0, host="cpu1")
 
 
-def fake_machine(tmp_path: Path, cgroup_line: str, files: dict[str, str]) -> tuple[int, int]:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal:        8388608 kB\nMemFree: 1 kB\n")
-    (tmp_path / "proc/self/cgroup").write_text(cgroup_line)
-    for name, text in files.items():
-        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "cgroup" / name).write_text(text)
-    return sizing.measure(tmp_path / "proc", tmp_path / "cgroup")
-
-
-NO_LIMIT_V1 = str(2**63 - 4096)
-
-
-@pytest.mark.parametrize(
-    ("cgroup_line", "files", "expected"),
-    [
-        ("0::/\n", {}, (8, 8192)),
-        ("0::/\n", {"cpu.max": "max 100000", "memory.max": "max"}, (8, 8192)),
-        ("0::/\n", {"cpu.max": "350000 100000", "memory.max": "1073741824"}, (3, 1024)),
-        ("0::/\n", {"cpu.max": "50000 100000"}, (1, 8192)),
-        ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, (2, 8192)),
-        ("0::/not/seen/here\n", {"memory.max": "1073741824"}, (8, 1024)),
-        (
-            "4:memory:/\n2:cpu,cpuacct:/x\n",
-            {
-                "cpu,cpuacct/x/cpu.cfs_quota_us": "400000\n",
-                "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
-                "memory/memory.limit_in_bytes": "2147483648\n",
-            },
-            (4, 2048),
-        ),
-        (
-            "4:memory:/\n1:cpu:/\n",
-            {
-                "cpu/cpu.cfs_quota_us": "-1\n",
-                "cpu/cpu.cfs_period_us": "100000\n",
-                "memory/memory.limit_in_bytes": NO_LIMIT_V1,
-            },
-            (8, 8192),
-        ),
-    ],
-)
-def test_the_cgroups_limit_counts_when_it_is_less(tmp_path, monkeypatch, cgroup_line, files, expected):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)))
-    assert fake_machine(tmp_path, cgroup_line, files) == expected
+@given(tables, core_counts, st.integers(0, 8_000))
+def test_a_budget_too_small_says_what_the_smallest_plan_takes(table, cores, budget):
+    smallest = sum(lane["memory_base_mb"] + lane["memory_per_slot_mb"] for lane in table.values())
+    assume(budget < smallest)
+    with pytest.raises(sizing.TooSmallError, match=f"cpu7 has {budget} MB for its workers.* give it {smallest} MB"):
+        size_lanes(table, cores, budget, host="cpu7")
+    assert sum(plan.instances * plan.memory_max_mb for plan in size_lanes(table, cores, smallest)) == smallest
 
 
 # The command

@@ -11,20 +11,22 @@ import pytest
 from rich.console import Console
 
 from demo.client import Client, Ended
+from deploy.subnet import machine_address
 from harness import ROOT
 from harness.waiting import answers, wait_until
 from tests.clusters import Cluster
 
-SITE_ADDRESS, SITE_PORT = "172.30.56.1", 8099  # this machine, in the cluster's network; the inventory allows it
+SITE_PORT = 8099  # of this machine, in the cluster's network; the inventory allows it
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
     """Pages for fetch and linkcheck, served by this machine."""
-    command = [sys.executable, "-m", "demo.serve_site", str(SITE_PORT), SITE_ADDRESS]
+    address = machine_address(1)
+    command = [sys.executable, "-m", "demo.serve_site", str(SITE_PORT), address]
     with subprocess.Popen(command, cwd=ROOT, env={}) as server:
-        wait_until(lambda: answers(SITE_PORT, SITE_ADDRESS), why="the site answers")
-        yield f"http://{SITE_ADDRESS}:{SITE_PORT}"
+        wait_until(lambda: answers(SITE_PORT, address), why="the site answers")
+        yield f"http://{address}:{SITE_PORT}"
         server.terminate()
 
 

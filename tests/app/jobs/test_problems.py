@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from django.test import Client
 
-from harness.servers import answers, free_port, wait_until
+from harness.waiting import answers, free_port, wait_until
 from tests.app.jobs.client import Api, problem
 from tests.app.ledger import job_of
 

@@ -1,0 +1,50 @@
+"""An inventory that can work, for the tests to spoil."""
+
+import copy
+from typing import Any
+
+import yaml
+
+from deploy.fleet import plan, preflight
+from harness import APP
+from tests.deploy.rehearsal import FACTS
+
+LIMITS = {"database": 200, "broker": 4000, "reserve": 15}
+GROUPS = {
+    "edge": ["edge1"],
+    "web": ["web1"],
+    "db": ["db1"],
+    "broker": ["broker1"],
+    "workers": ["cpu1", "io1"],
+    "beat": ["web1"],
+}
+LANES = {"cpu1": ["cpu", "quick"], "io1": ["io", "quick"]}
+
+
+class Fleet:
+    """A good inventory of six hosts; tests break one thing of it."""
+
+    def __init__(self) -> None:
+        self.groups = copy.deepcopy(GROUPS)
+        self.limits: dict[str, Any] = dict(LIMITS)
+        names = sorted({host for hosts in GROUPS.values() for host in hosts})
+        self.hosts: dict[str, dict[str, Any]] = {
+            name: {"ansible_host": f"192.0.2.{number}", "ansible_facts": copy.deepcopy(FACTS)}
+            for number, name in enumerate(names, 1)
+        }
+        for name, lanes in LANES.items():
+            self.hosts[name]["headrace_lanes"] = list(lanes)
+        self.profile = {
+            "celery": {"lanes": yaml.safe_load((APP / "config/lanes.yml").read_text())["lanes"]},
+            "web": {"memory_mb": 160, "threads": 8},
+            "beat": {"enabled": True},
+        }
+
+    def facts(self, host: str) -> dict[str, Any]:
+        return self.hosts[host]["ansible_facts"]
+
+    def preflight(self) -> list[str]:
+        return preflight.preflight(self.hosts, self.groups, self.profile, self.limits)
+
+    def plan(self, host: str) -> dict[str, Any]:
+        return plan.host_plan(host, self.hosts, self.groups, self.profile)
