@@ -70,7 +70,7 @@ def say(text: str = "") -> None:
 
 
 def in_parallel(work: Callable[[str], object], names: Iterable[str]) -> None:
-    """Do it for every machine at once; the first failure is raised when all have ended."""
+    """Do it for all machines at the same time; the first failure is raised when all have ended."""
     with ThreadPoolExecutor(max_workers=20) as pool:
         for future in [pool.submit(work, name) for name in names]:
             future.result()
@@ -230,7 +230,7 @@ def ssh(name: str) -> list[str | Path]:
 def write_ssh_config(wanted: Machines) -> None:
     """Addresses and the key, so that a machine is reached by its name."""
     options = ["User vagrant", f"IdentityFile {KEY}", "IdentitiesOnly yes", "BatchMode yes", "LogLevel ERROR"]
-    # machines here are made and thrown away many times a day, each with new host keys
+    # the machines are often removed and made anew, with new host keys
     options += ["StrictHostKeyChecking no", "UserKnownHostsFile /dev/null"]
     blocks = [f"Host {name}\n  HostName {host['machine_ip']}\n" for name, host in sorted(wanted.items())]
     STATE.mkdir(parents=True, exist_ok=True)
