@@ -69,8 +69,8 @@ def say(text: str = "") -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def in_parallel(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Do it for every machine at once; the first failure is raised when all have ended."""
+def in_parallel(work: Callable[[str], object], names: Iterable[str]) -> None:
+    """Do it for all machines at the same time; the first failure is raised when all have ended."""
     with ThreadPoolExecutor(max_workers=20) as pool:
         for future in [pool.submit(work, name) for name in names]:
             future.result()
@@ -144,12 +144,8 @@ def docker_networks(*ids: str) -> list[subnet.Used]:
     """The networks that Docker has, by its ids for them."""
     form = "--format={{.Name}}{{range .IPAM.Config}} {{.Subnet}}{{end}}"
     found = [line.split() for line in run("docker", "network", "inspect", form, *ids).splitlines()]
-    return [
-        (f"Docker's network {name}", IPv4Network(network, strict=False))
-        for name, *networks in found
-        for network in networks
-        if ":" not in network
-    ]
+    named = [(name, network) for name, *networks in found for network in networks if ":" not in network]
+    return [(f"Docker's network {name}", IPv4Network(network, strict=False)) for name, network in named]
 
 
 @contextlib.contextmanager
@@ -197,14 +193,8 @@ def start(name: str, host: Machine, cores: str) -> None:
         run("docker", "start", f"headrace-{name}")
         return
     arguments = container_arguments(name, host, cores)
-    run(
-        "docker",
-        "run",
-        "--detach",
-        f"--name=headrace-{name}",
-        *arguments,
-        f"headrace-machine:{host['machine_release']}",
-    )
+    image = f"headrace-machine:{host['machine_release']}"
+    run("docker", "run", "--detach", f"--name=headrace-{name}", *arguments, image)
 
 
 def container_arguments(name: str, host: Machine, cores: str) -> list[str]:
@@ -240,7 +230,7 @@ def ssh(name: str) -> list[str | Path]:
 def write_ssh_config(wanted: Machines) -> None:
     """Addresses and the key, so that a machine is reached by its name."""
     options = ["User vagrant", f"IdentityFile {KEY}", "IdentitiesOnly yes", "BatchMode yes", "LogLevel ERROR"]
-    # machines here are made and thrown away many times a day, each with new host keys
+    # the machines are often removed and made anew, with new host keys
     options += ["StrictHostKeyChecking no", "UserKnownHostsFile /dev/null"]
     blocks = [f"Host {name}\n  HostName {host['machine_ip']}\n" for name, host in sorted(wanted.items())]
     STATE.mkdir(parents=True, exist_ok=True)
@@ -301,11 +291,7 @@ def status() -> None:
 
 
 def remove(names: Iterable[str]) -> None:
-    in_parallel(lambda name: void(run("docker", "rm", "--force", "--volumes", f"headrace-{name}")), names)
-
-
-def void(_: object) -> None:
-    """Forget a result."""
+    in_parallel(lambda name: run("docker", "rm", "--force", "--volumes", f"headrace-{name}"), names)
 
 
 def down() -> None:

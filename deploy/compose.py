@@ -27,7 +27,7 @@ CLEAR_LINE = "\x1b[2K"  # Compose writes it even into a pipe
 
 
 class ComposeError(RuntimeError):
-    """It cannot go on; the message is one sentence for the user."""
+    """The command cannot be carried out; the message is one sentence for the user."""
 
 
 def say(text: str) -> None:
@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 
 def run(*argv: str) -> int:
-    """A program's status; it speaks to the terminal itself."""
+    """A program's status; its output goes to the terminal."""
     return subprocess.run(argv, cwd=ROOT, check=False).returncode  # noqa: S603
 
 
@@ -48,13 +48,13 @@ def read(*argv: str) -> str:
 
 
 def keep(name: str, value: str) -> str:
-    """A secret that is made once."""
+    """A secret from its file; where there is none, the file is made with this value."""
     file = FOLDER / name
     return file.read_text().strip() if file.exists() else write(name, value)
 
 
 def write(name: str, value: str) -> str:
-    """Readable for every user of a container, whatever its number; on this machine, the folder keeps others out."""
+    """Readable for every user in a container, whatever its number; on this machine only its owner enters the folder."""
     file = FOLDER / name
     if not file.exists() or file.read_text() != value + "\n":
         file.write_text(value + "\n")
@@ -63,7 +63,7 @@ def write(name: str, value: str) -> str:
 
 
 def make_secrets() -> None:
-    """Random ones where there are none yet; the rest is written anew from them, so that it always fits."""
+    """Random ones where there are none yet; what is derived from them is always rewritten."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     FOLDER.chmod(0o700)
     keep("secret_key", secrets.token_urlsafe(48))
@@ -89,7 +89,7 @@ def extra_authorities() -> str:
 
 
 def tell_compose() -> None:
-    """.env is where `docker compose` looks by itself; whatever else stands in it is its owner's."""
+    """`docker compose` reads .env by itself; its other lines belong to the user and stay."""
     if "SECRETS_FOLDER" in os.environ:
         return
     file = ROOT / ".env"
@@ -124,7 +124,7 @@ def prepare() -> None:
 
 
 def up(options: list[str]) -> None:
-    """Build, start, wait, and say how to go on."""
+    """Build, start, wait until all is healthy, and print what to do next."""
     prepare()
     if run("docker", "compose", "up", "--build", "--detach", "--wait", "--remove-orphans", *options):
         run("docker", "compose", "ps", "--all", "--format", "table {{.Service}}\t{{.Status}}")
@@ -144,7 +144,7 @@ def load(options: list[str]) -> int:
 
 
 def what_is_wrong() -> str:
-    """migrate runs before everything of ours, and finds out first."""
+    """migrate runs before everything else of ours, so it is the first to fail."""
     if read("docker", "compose", "ps", "--all", "--format", "{{.ExitCode}}", "migrate") in ("", "0"):
         return "Not all of it is up: see the table above, and then docker compose logs SERVICE."
     said = read("docker", "compose", "logs", "--no-log-prefix", "--tail", "1", "migrate").removeprefix(CLEAR_LINE)

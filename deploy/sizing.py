@@ -44,16 +44,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-OVERRIDABLE = {
-    "instances",
-    "concurrency",
-    "prefetch_multiplier",
-    "max_tasks_per_child",
-    "max_memory_per_child_kb",
-    "memory_max_mb",
-    "cpu_weight",
-    "stop_timeout_s",
-}
 MOST_CORES = 8192  # what Linux can be built for
 POOLS = {"prefork", "threads", "solo"}
 
@@ -94,6 +84,9 @@ class LanePlan:
     def slots(self) -> int:
         """Jobs of this lane that run side by side on the host."""
         return self.instances * self.concurrency
+
+
+OVERRIDABLE = {field.name for field in fields(LanePlan)} - {"lane", "pool", "soft_time_limit", "time_limit", "why"}
 
 
 @dataclass(frozen=True)
@@ -180,11 +173,7 @@ def size_host(  # noqa: PLR0913 - the facts of a host that may differ, by name
     reserve_mb: int | None = None,
     host: str = "this host",
 ) -> list[LanePlan]:
-    """Plan the workers of a host that runs nothing else: their budget is its memory less a reserve.
-
-    Args as of `size_lanes`, and:
-        memory_mb: memory of the host, in MiB.
-        reserve_mb: memory kept for the system, in MiB; None: `system_mb`.
+    """`size_lanes` for a host that runs nothing else: the budget is its memory less a reserve, both in MiB.
 
     Raises:
         SizingError: an input makes no sense, or the host is too small for its lanes.

@@ -10,14 +10,8 @@ from harness import APP
 from tests.deploy.rehearsal import FACTS
 
 LIMITS = {"database": 200, "broker": 4000, "reserve": 15}
-GROUPS = {
-    "edge": ["edge1"],
-    "web": ["web1"],
-    "db": ["db1"],
-    "broker": ["broker1"],
-    "workers": ["cpu1", "io1"],
-    "beat": ["web1"],
-}
+ALONE = {name: [f"{name}1"] for name in ("edge", "web", "db", "broker")}
+GROUPS = {**ALONE, "workers": ["cpu1", "io1"], "beat": ["web1"]}
 LANES = {"cpu1": ["cpu", "quick"], "io1": ["io", "quick"]}
 
 
