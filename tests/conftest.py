@@ -74,6 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
         del os.environ[name]
     os.environ.update(_environment(url, broker.url), DJANGO_SETTINGS_MODULE="config.settings")
+    os.environ["LC_ALL"] = "C.UTF-8"  # Ansible refuses a locale that is not UTF-8
     config.stash[STATE] = (directory, broker, server)
 
     from django.conf import settings
