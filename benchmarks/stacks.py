@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -95,9 +95,6 @@ class Side:
             raise BenchError(f"{' '.join(arguments[:3])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return done.stdout
 
-    def wait(self, true: Callable[[], bool], what: str) -> None:
-        until_ready(true, f"{what} of {self.name}", self.units)
-
     def meters(self) -> Meters:
         """Of this side's processes, and of the servers that both use."""
         roots: dict[str, list[int]] = dict(self.servers.roots)
@@ -139,7 +136,7 @@ class Baseline(Side):
         bind = ["-b", f"127.0.0.1:{self.port}", "--workers", str(self.web)]
         self.spawn("web", [BIN / "gunicorn", "benchmarks.baseline.wsgi", *bind])
         self.spawn("worker", [BIN / "celery", "-A", "benchmarks.baseline.celery", "worker", "-l", "INFO"])
-        self.wait(lambda: answers(self.port) and self.ready("worker"), "The worker")
+        until_ready(lambda: answers(self.port) and self.ready("worker"), "The baseline", self.units)
         self.cookie = cookie
 
     def client(self) -> Client:
@@ -176,8 +173,8 @@ class Headrace(Side):
         self._spawn_web(measure()[0])
         workers = self._spawn_workers()
         self.spawn("sweeper", [sys.executable, "manage.py", "sweep"])
-        self.wait(lambda: answers(self.web_port) and answers(self.push_port), "The web process")
-        self.wait(lambda: all(self.ready(name) for name in workers), "A worker")
+        until_ready(lambda: answers(self.web_port) and answers(self.push_port), "Headrace's web tier", self.units)
+        until_ready(lambda: all(self.ready(name) for name in workers), "Every worker of Headrace", self.units)
 
     def _spawn_web(self, cores: int) -> None:
         """As many processes as deploy/fleet/plan.py plans: one a core, and half as many for push."""

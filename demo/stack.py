@@ -30,7 +30,7 @@ VAR = ROOT / "var" / "demo"
 USER = "demo"
 STOP_S = 15.0  # what a running job gets to end in, before it is killed
 MOST_RESTARTS = 3
-GUNICORN = ("--no-control-socket", "--graceful-timeout", "5")
+GUNICORN = ("--no-control-socket", "--graceful-timeout", "5", "--keep-alive", "75")  # idle connections: as in nginx
 
 Say = Callable[[str], None]
 
@@ -91,8 +91,8 @@ class Stack:
         self._spawn("push", [BIN / "gunicorn", "demo.edge:application", *options], DEMO_WEB_PORT=str(self.web_port))
 
     def _spawn_web(self) -> None:
-        bind = ["-b", f"127.0.0.1:{self.web_port}", "--keep-alive", "75"]  # longer than the edge keeps a connection
-        self._spawn("web", [BIN / "gunicorn", "config.wsgi", "-k", "gthread", "--threads", "8", *bind, *GUNICORN])
+        options = ["-k", "gthread", "--threads", "8", "-b", f"127.0.0.1:{self.web_port}", *GUNICORN]
+        self._spawn("web", [BIN / "gunicorn", "config.wsgi", *options])
 
     def _worker_commands(self, plans: Iterable[LanePlan]) -> dict[str, tuple[str, list[str | Path]]]:
         table = lanes.load()

@@ -133,6 +133,7 @@ def read(inventory: str) -> dict[str, Host]:
     module = ("-m", "ansible.builtin.debug", "-a", f"msg={{{{ {{{asked}}} }}}}")
     command = [str(BIN / "ansible"), "all", "-i", inventory, *module]
     env = os.environ | {"ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+    env["LC_ALL"] = "C.UTF-8"  # Ansible refuses a locale that is not UTF-8
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     try:
         found: Mapping[str, Any] = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]

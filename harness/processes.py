@@ -126,10 +126,12 @@ def end(processes: Sequence[Process], seconds: float) -> None:
 
 
 def marked(mark: str) -> dict[int, str]:
-    """The processes with this text in their environment, which children inherit: their arguments by pid."""
+    """The arguments, by pid, of processes that have this text in their environment, which children inherit, or in the
+    path of their working directory: Redis and PostgreSQL write over their environment.
+    """
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended, or is not ours to look at
-            if mark.encode() in (folder / "environ").read_bytes():
+            if mark in str((folder / "cwd").readlink()) or mark.encode() in (folder / "environ").read_bytes():
                 found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
     return found

@@ -154,7 +154,7 @@ SERVERS = pytest.StashKey[Servers]()
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the servers' addresses before Django reads its settings; make each run alike, however it was started."""
     os.umask(0o022)
-    os.environ["LC_ALL"] = "C.UTF-8"
+    os.environ["LC_ALL"] = "C.UTF-8"  # Ansible refuses a locale that is not UTF-8
     with suppress(ValueError):  # an xdist worker that is not in its main thread
         end_on_signals()
     only_sends_tests_out = config.option.dist != "no" and not hasattr(config, "workerinput")

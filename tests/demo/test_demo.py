@@ -75,7 +75,7 @@ class Demo:
 
     def processes(self) -> dict[int, str]:
         """Every process that is its, with its arguments."""
-        return marked(self.mark)
+        return marked(self.mark) | marked(f"state-{self.port}-")
 
     def clean_up(self) -> None:
         for pid in self.processes():
