@@ -1,4 +1,4 @@
-"""The load on Redis and PostgreSQL, where this process may ask them: it is told where, as the application is."""
+"""Looks at the load on Redis and PostgreSQL, if the environment names them as it does for the application."""
 
 import contextlib
 import os
@@ -9,38 +9,39 @@ import psycopg
 import redis
 
 from loadtests import clock
+from loadtests.samples import StoreRate, StoreSample
 
-Json = dict[str, Any]
-PATIENCE_S = 2
+TIMEOUT_S = 2
 TRANSACTIONS = "SELECT sum(xact_commit + xact_rollback), sum(numbackends) FROM pg_stat_database"
+Ask = Callable[[], tuple[float, float]]
+"""How many commands or transactions there have been, and how many connections there are."""
 
 
 class Stores:
-    """Counts what they do a second. `missing` says why one is not looked at."""
+    """Samples of both; `missing` says by name why one is not looked at."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self.samples: list[Json] = []
+        self.samples: list[StoreSample] = []
         self.missing: dict[str, str] = {}
-        self._asks: dict[str, Callable[[], tuple[float, float]]] = {}
+        self._asks: dict[str, Ask] = {}
         self._counted: dict[str, tuple[float, float]] = {}
-        self._know("redis", environ.get("HEADRACE_BROKER_URL"), "HEADRACE_BROKER_URL", ("redis",), _redis)
-        self._know(
-            "postgresql", environ.get("HEADRACE_DATABASE_URL"), "HEADRACE_DATABASE_URL", ("postgres",), _postgresql
-        )
+        self._add("redis", "redis", "HEADRACE_BROKER_URL", environ, _redis)
+        self._add("postgresql", "postgres", "HEADRACE_DATABASE_URL", environ, _postgresql)
 
-    def _know(self, name: str, url: str | None, variable: str, schemes: tuple[str, ...], ask: Any) -> None:
-        if url and url.startswith(schemes):
+    def _add(self, name: str, scheme: str, variable: str, environ: Mapping[str, str], ask: Any) -> None:
+        url = environ.get(variable)
+        if url and url.startswith(scheme):
             self._asks[name] = ask(url)
         else:
             self.missing[name] = f"{variable} does not say where it is" if not url else "there is none"
 
     def look(self) -> None:
-        """One sample: commands or transactions a second, and connections."""
+        """Take a sample. One that cannot be asked is not asked again."""
         found = {name: rates for name, ask in list(self._asks.items()) if (rates := self._rates(name, ask))}
         if found:
-            self.samples.append({"at": clock.now(), **found})
+            self.samples.append(StoreSample(clock.now(), **found))
 
-    def _rates(self, name: str, ask: Callable[[], tuple[float, float]]) -> Json | None:
+    def _rates(self, name: str, ask: Ask) -> StoreRate | None:
         try:
             count, connections = ask()
         except (redis.RedisError, psycopg.Error, OSError) as error:
@@ -49,13 +50,11 @@ class Stores:
             return None
         at, before = clock.now(), self._counted.get(name)
         self._counted[name] = (at, count)
-        if before is None:
-            return None
-        return {"rate": (count - before[1]) / (at - before[0]), "connections": connections}
+        return StoreRate((count - before[1]) / (at - before[0]), connections) if before else None
 
 
-def _redis(url: str) -> Callable[[], tuple[float, float]]:
-    client = redis.Redis.from_url(url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S)
+def _redis(url: str) -> Ask:
+    client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
     def ask() -> tuple[float, float]:
         info: Any = client.info()
@@ -64,12 +63,12 @@ def _redis(url: str) -> Callable[[], tuple[float, float]]:
     return ask
 
 
-def _postgresql(url: str) -> Callable[[], tuple[float, float]]:
+def _postgresql(url: str) -> Ask:
     kept: list[Any] = []
 
     def ask() -> tuple[float, float]:
         if not kept:
-            kept.append(psycopg.connect(url, connect_timeout=PATIENCE_S, autocommit=True))
+            kept.append(psycopg.connect(url, connect_timeout=TIMEOUT_S, autocommit=True))
         with contextlib.closing(kept[0].execute(TRANSACTIONS)) as cursor:
             count, connections = cursor.fetchone()
         return float(count), float(connections)
