@@ -105,10 +105,9 @@ def lost(record: Record, rows: list[Json]) -> str:
     if record.told_at is None:
         unseen = f"it {rows[0]['state']}, but its client was not told within {record.deadline_s:g} s"
         return unseen if record.closed else ""  # not closed: the end of the run stopped the client
-    late = record.told_at - record.due_at
-    return (
-        f"late: its client was told after {late:.1f} s, not {record.deadline_s:g}" if late > record.deadline_s else ""
-    )
+    if (took := record.told_at - record.due_at) > record.deadline_s:
+        return f"late: its client was told after {took:.1f} s, not {record.deadline_s:g}"
+    return ""
 
 
 def double(record: Record, rows: list[Json]) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import gevent
 import gevent.event
 
-from loadtests import LoadError, clock, shapes, slo, stores, watch
+from loadtests import LoadError, clock, shapes, slo, watch
 from loadtests.api import BROKEN, Api, NotAccepted, Target, why
 from loadtests.client import Desk, Report
 from loadtests.ledger import LedgerNews
@@ -35,14 +35,12 @@ def current() -> "Run":
 
 @dataclass(frozen=True)
 class News:
-    """What a worker tells its master, every few seconds: whether it has been told to end, how many clients are busy,
-    what its generator and its ledger have seen since the last time, and its measure of the clocks' offset.
-    """
+    """What a worker tells its master, every few seconds."""
 
-    ending: bool
-    busy: int
-    generator: str
-    samples: list[GeneratorSample]
+    ending: bool  # it submits no more
+    busy: int  # clients
+    generator: str  # its name
+    samples: list[GeneratorSample]  # since the last time
     ledger: LedgerNews
     offset: clock.Offset
 
@@ -59,7 +57,7 @@ class Run:
     plan: Path | None
     lanes_seen: watch.Lanes
     host_seen: watch.Host
-    stores_seen: stores.Stores
+    stores_seen: watch.Stores
     processes: int = 1
     began: float = 0.0
     ended: float = 0.0
@@ -78,10 +76,6 @@ class Run:
     @property
     def elapsed(self) -> float:
         return clock.now() - self.began if self.began else 0.0
-
-    def stage(self) -> Stage | None:
-        """The stage of the shape that runs now; None after the last."""
-        return self.shape.stage_at(self.elapsed)
 
     def stage_name(self, at: float | None = None) -> str:
         """The name of the stage that runs now, or ran at a moment of our clock; after the last one, the last one's."""
@@ -147,7 +141,7 @@ def prepare(options: argparse.Namespace, report: Report) -> Run:
     pieces = choose(book, shape, offered, _wanted(options.lanes, lanes), page)
     desk = Desk(shape, pieces, report, lambda at: current().stage_name(at), page)
     limits, plan = slo.read(Path(options.slo)), Path(options.plan) if options.plan else None
-    watched = watch.Lanes(Api(target)), watch.Host(target.host), stores.Stores()
+    watched = watch.Lanes(Api(target)), watch.Host(target.host), watch.Stores()
     run = Run(options.shape, target, desk, lanes, limits, plan, *watched)
     for lane in sorted({piece.lane for piece in pieces}):
         if not lanes[lane].slots:

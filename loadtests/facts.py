@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,9 +108,10 @@ class Audited:
     @classmethod
     def of(cls, findings: Sequence[Finding], refused: dict[str, int], failed: int) -> Self:
         """Count the findings of an audit."""
-        counts = Counter(finding.verdict for finding in findings)
+        verdicts = [finding.verdict for finding in findings]
+        counts = {name: verdicts.count(name) for name in CLASSES}
         exceptions = [finding for finding in findings if finding.verdict != "verified"][:EXCEPTIONS]
-        return cls(len(findings), *(counts[name] for name in CLASSES), exceptions, refused, failed)
+        return cls(len(findings), **counts, exceptions=exceptions, refused=refused, failed=failed)
 
     @property
     def counts(self) -> str:

@@ -118,13 +118,13 @@ class Tally:
             self.recent.append((record.told_at, record.told_at - record.due_at))
 
 
-@dataclass(frozen=True)
+@dataclass
 class LedgerNews:
     """What has changed in a ledger: records, refused submits by sentence, and the number of failed requests."""
 
-    records: list[Record]
-    refused: dict[str, int]
-    failed: int
+    records: list[Record] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+    failed: int = 0
 
 
 class Ledger:
@@ -135,9 +135,8 @@ class Ledger:
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self.refused: Counter[str] = Counter()
         self.failed = 0
-        self._news: dict[str, Record] = {}
-        self._refusals: Counter[str] = Counter()
-        self._failures = 0
+        self._changed: set[str] = set()
+        self._told = LedgerNews()  # what of `refused` and `failed` the master knows
 
     def accept(self, record: Record) -> None:
         """Note a new promise. The same id twice means that two submits were given one job."""
@@ -146,30 +145,29 @@ class Ledger:
         else:
             self.records[record.id] = record
             self.tallies[record.lane].submitted += 1
-        self._news[record.id] = self.records[record.id]
+        self._changed.add(record.id)
 
     def close(self, record: Record) -> None:
         """Note that the job's client has seen its end, or has given up."""
         record.closed = True
         self.tallies[record.lane].close(record)
-        self._news[record.id] = record
+        self._changed.add(record.id)
 
     def refuse(self, sentence: str) -> None:
         """Note a submit that was not accepted: nothing was promised."""
         self.refused[sentence] += 1
-        self._refusals[sentence] += 1
 
     def fail(self) -> None:
         """Note a request after the submit that did not succeed; its client asks again."""
         self.failed += 1
-        self._failures += 1
 
     def news(self) -> LedgerNews:
         """What has changed since the last call, for the master."""
-        news, self._news = self._news, {}
-        refusals, self._refusals = self._refusals, Counter()
-        failures, self._failures = self._failures, 0
-        return LedgerNews([replace(record) for record in news.values()], refusals, failures)
+        records = [replace(self.records[each]) for each in sorted(self._changed)]
+        refused = dict(self.refused - Counter(self._told.refused))  # asdict() cannot copy a Counter
+        news = LedgerNews(records, refused, self.failed - self._told.failed)
+        self._changed, self._told = set(), LedgerNews([], dict(self.refused), self.failed)
+        return news
 
     def learn(self, news: LedgerNews) -> None:
         """Take over what a worker has told."""

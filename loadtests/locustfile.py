@@ -54,7 +54,7 @@ class Stages(LoadTestShape):
     def tick(self) -> tuple[int, float, list[type[User]]] | None:
         """How many users there should be now, how many may start a second, and of which classes; None ends the run."""
         run = context.current()
-        stage = None if run.ending.is_set() else run.stage()
+        stage = None if run.ending.is_set() else run.shape.stage_at(run.elapsed)
         if stage is not None:
             return self._users(run, stage)
         if not self.ended_at:

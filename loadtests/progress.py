@@ -21,9 +21,8 @@ class Progress:
 
     def __init__(self, run: Run) -> None:
         self.run, self.console = run, Console()
-        self._live = (
-            Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
-        )
+        terminal = self.console.is_terminal
+        self._live = Live(console=self.console, auto_refresh=False, transient=True) if terminal else None
         self._greenlet = gevent.spawn(self._draw, self._live) if self._live else gevent.spawn(self._lines)
 
     def stop(self) -> None:

@@ -10,9 +10,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, ImageChops
 
 from loadtests import APP, HERE, drawings, words
 from loadtests.facts import Facts, Host, Summary, read
@@ -106,10 +105,9 @@ def cut(target: Path) -> None:
     """Cut off the empty part below the end of the page."""
     with Image.open(target) as image:
         picture = image.convert("RGB")
-    rows = np.asarray(picture)
-    used = np.flatnonzero((rows != rows[-1, 0]).any(axis=(1, 2)))
-    if used.size:
-        picture.crop((0, 0, picture.width, min(picture.height, int(used[-1]) + MARGIN))).save(target)
+    empty = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
+    if used := ImageChops.difference(picture, empty).getbbox():
+        picture.crop((0, 0, picture.width, min(picture.height, used[3] - 1 + MARGIN))).save(target)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The params of the jobs that are submitted, no two alike, and the check of their results."""
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,15 +74,7 @@ VERIFY = {"burn": burn.verify, "wait": wait.verify, "digest": digest.verify, "ma
 
 def fingerprint(result: Any) -> str:
     """A hash of a result that does not depend on the order of its fields."""
-    return hashlib.sha256(canonical(result).encode()).hexdigest()
-
-
-def canonical(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key!r}:{canonical(value[key])}" for key in sorted(value)) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(canonical, value)) + "]"
-    return repr(value)
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 def choose(book: Book, shape: Shape, offered: Offered, lanes: set[str], page: Page | None) -> list[Piece]:

@@ -2,11 +2,11 @@
 
 import os
 
-from loadtests import stores
+from loadtests import watch
 
 
 def test_redis_and_postgresql_are_counted_where_their_addresses_are_known():
-    found = stores.Stores(os.environ)
+    found = watch.Stores(os.environ)
     found.look()
     found.look()
     assert found.samples[-1].redis.rate > 0
@@ -15,7 +15,7 @@ def test_redis_and_postgresql_are_counted_where_their_addresses_are_known():
 
 
 def test_stores_that_are_unknown_or_away_are_named():
-    away = stores.Stores({"HEADRACE_BROKER_URL": "redis://127.0.0.1:1/0"})
+    away = watch.Stores({"HEADRACE_BROKER_URL": "redis://127.0.0.1:1/0"})
     away.look()
     assert "refused" in away.missing["redis"]
     assert away.missing["postgresql"] == "HEADRACE_DATABASE_URL does not say where it is"
