@@ -1,9 +1,10 @@
 """`make load`: what users wait for, measured from request to result, with every answer verified.
 
-__main__.py is the command, locustfile.py ties Locust to the rest. users/ are what clients do (api.py is how they ask);
-shapes.yml says how many of them when, slo.yml what must hold. ledger.py is the clients' own book of what they were
-promised, audit.py holds it against the server's. watch.py looks at lanes and processes meanwhile; figures.py turns all
-of it into numbers, verdicts.py judges them, and report.py draws them.
+Read it in this order: shapes.yml says how many users do what when, slo.yml what must hold. locustfile.py connects
+Locust with a run (context.py), whose users (users.py) act as clients (client.py; api.py is their connection). ledger.py
+is the clients' own book of what they were promised, audit.py compares it with the server's. watch.py looks at lanes,
+processes and stores meanwhile. figures.py turns all of it into numbers (facts.py), slo.py judges them, and report.py
+draws them; finish.py calls these one after the other.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""How the clients ask: HTTP over geventhttpclient, WebSockets over websocket-client; both cooperate with gevent.
+"""The clients' connections: HTTP by geventhttpclient, WebSockets by websocket-client; both cooperate with gevent.
 
-(`websockets` would need a thread a connection here, httpx2 and requests several times the CPU a request.)
+`websockets` would need a thread for each connection, httpx2 and requests several times the CPU for each request.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from loadtests import LoadError, clock
 
 Json = dict[str, Any]
 FINISHED = {"succeeded", "failed", "cancelled"}
-BROKEN = (OSError, HTTPParseError)  # of a connection; OSError has timeouts and TLS in it
-AWAY = {0, 502, 503, 504}  # statuses of a server that may be back in a moment; 0 is no answer at all
-FINAL = range(4000, 5000)  # close codes of our own: asking again will not help
+BROKEN = (OSError, HTTPParseError)  # a connection failed; timeouts and TLS errors are OSErrors too
+AWAY = {0, 502, 503, 504}  # statuses after which it is worth asking again; 0 is no answer at all
+FINAL = range(4000, 5000)  # close codes of our application: connecting again will not help
 RECONNECT_S = 0.2
 PATIENCE_S = 30.0
 
 
 class NotAccepted(Exception):
-    """A request that was not answered with success; the text is the server's own sentence, or the connection's."""
+    """A request did not succeed; the text is the server's sentence, or says what happened to the connection."""
 
     def __init__(self, what: str, status: int = 0) -> None:
         super().__init__(what)
@@ -40,7 +40,7 @@ class NotAccepted(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, and when we had sent and when we had received, on our clock."""
+    """An answer, and when its request was sent and it was received, on our clock (clock.py)."""
 
     status: int
     body: Any
@@ -50,14 +50,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Target:
-    """Who is asked, by whom, and whose certificates are believed."""
+    """The server's address, the token, and a file of the CA to trust (None: the system's)."""
 
     host: str
     token: str
     ca: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Verifies, against the private CA where there is one."""
+        """TLS that verifies the server's certificate.
+
+        Raises:
+            LoadError: the file of the CA cannot be read.
+        """
         try:
             return ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
@@ -82,10 +86,10 @@ class Api:
         self._http.close()
 
     def ask(self, method: str, path: str, body: Json | None = None) -> Answer:
-        """One request.
+        """Send one request, and wait for its answer.
 
         Raises:
-            NotAccepted: it was refused, or nobody answered.
+            NotAccepted: its status is not 2xx, or there was no answer.
         """
         headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
         data = b"" if body is None else json.dumps(body).encode()
@@ -97,9 +101,9 @@ class Api:
         return _judged(method, path, Answer(status, _parsed(content), sent, clock.now()))
 
     def _once_more(self, method: str, path: str, data: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        """A kept connection that the server closed as we wrote is no answer: as browsers do, send it on a new one.
+        """Send a request again, as browsers do, if the server closed the kept connection while it was written.
 
-        Should the first one have arrived after all, it is a job that nobody was promised.
+        Should the first one have arrived after all, its job was promised to nobody.
         """
         try:
             return self._send(method, path, data, headers)
@@ -111,10 +115,10 @@ class Api:
         return response.status_code, bytes(response.read())
 
     def follow(self, path: str) -> Iterator[tuple[Json, float]]:
-        """Each message of a job's WebSocket, and when we had it; a broken connection is made again.
+        """Each message of a job's WebSocket, and when it was received; a broken connection is made again, for ever.
 
         Raises:
-            NotAccepted: the server closed it for good.
+            NotAccepted: the server closed it with a code of FINAL.
         """
         while True:
             with contextlib.suppress(*BROKEN, websocket.WebSocketException):
@@ -160,7 +164,7 @@ def _judged(method: str, path: str, answer: Answer) -> Answer:
 
 
 def why(error: BaseException) -> str:
-    """What a broken connection comes down to, in a few words."""
+    """Why a connection failed, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not believed ({error.verify_message})"
     if isinstance(error, socket.gaierror):

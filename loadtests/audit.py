@@ -1,13 +1,12 @@
-"""The audit: every id that was answered with 202, held against the server's ledger. Each job falls into one class.
+"""The audit: compares every id that was answered with 202 with the server's ledger. Each job is of one class:
 
 lost      the server does not know it, it has not ended by its deadline, or its client was told late or never
-double    it ended more than once, or two promises share it, or one promise has two
+double    it ended more than once, or two submits were given one job, or one idempotency key two
 wrong     it failed, or its result is not the right one
 verified  none of these: it ended once, in time, with a result that was found right
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
@@ -15,6 +14,7 @@ import gevent
 from loadtests import clock, work
 from loadtests.api import AWAY, FINISHED, Api, NotAccepted
 from loadtests.client import judge
+from loadtests.facts import Finding
 from loadtests.ledger import Record
 from loadtests.work import Page
 
@@ -24,49 +24,18 @@ LOOK_AGAIN_S = 0.5
 OUTAGE_S = 30.0
 
 
-@dataclass
-class Finding:
-    """What the audit says of one job."""
+def audit(records: Mapping[str, Record], api: Api, page: Page | None) -> list[Finding]:
+    """Wait until every job has ended or its deadline has passed, then judge each.
 
-    verdict: str
-    id: str
-    name: str
-    why: str = ""
-
-
-@dataclass
-class Audit:
-    """What the audit says of all."""
-
-    findings: list[Finding] = field(default_factory=list)
-
-    def count(self, verdict: str) -> int:
-        return sum(finding.verdict == verdict for finding in self.findings)
-
-    @property
-    def exceptions(self) -> list[Finding]:
-        """Every job that is not as promised."""
-        return [finding for finding in self.findings if finding.verdict != "verified"]
-
-    @property
-    def passed(self) -> bool:
-        """A run that submitted nothing has shown nothing."""
-        return bool(self.findings) and not self.exceptions
-
-    def line(self, passed: bool) -> str:
-        """The last line of a run."""
-        counts = ", ".join(f"{self.count(verdict)} {verdict}" for verdict in ("verified", "lost", "double", "wrong"))
-        return f"load: {len(self.findings)} submitted, {counts}: {'PASS' if passed else 'FAIL'}"
-
-
-def audit(records: Mapping[str, Record], api: Api, page: Page | None) -> Audit:
-    """Wait until every job has ended or its deadline has passed, then judge each."""
+    Raises:
+        NotAccepted: the server's ledger cannot be read.
+    """
     jobs = settled(records, api)
-    return Audit([finding(record, jobs.get(record.id, []), page) for record in records.values()])
+    return [finding(record, jobs.get(record.id, []), page) for record in records.values()]
 
 
 def settled(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
-    """The server's rows by id, as soon as all have ended, or when no deadline is left."""
+    """The server's rows by id, as soon as all jobs have ended, or when every deadline has passed."""
     until = max((record.due_at + record.deadline_s for record in records.values()), default=0.0)
     jobs = listed(records, api)
     while True:
@@ -79,7 +48,7 @@ def settled(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
 
 
 def listed(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
-    """All rows of ours from the list of our jobs, which goes from new to old; ids sort by time."""
+    """The rows of these records in the list of the user's jobs, which goes from new to old; ids sort by time."""
     found: dict[str, list[Json]] = {}
     oldest, cursor = min(records, default=""), None
     while records:
@@ -94,12 +63,11 @@ def listed(records: Mapping[str, Record], api: Api) -> dict[str, list[Json]]:
 
 
 def _asked(api: Api, path: str) -> Json:
-    """An answer; a server that is away for a moment is waited for."""
+    """An answer; a server that does not answer is asked again for OUTAGE_S."""
     until = clock.now() + OUTAGE_S
     while True:
         try:
-            body: Json = api.ask("GET", path).body
-            return body
+            return dict(api.ask("GET", path).body)
         except NotAccepted as error:
             if error.status not in AWAY or clock.now() > until:
                 raise
@@ -107,7 +75,7 @@ def _asked(api: Api, path: str) -> Json:
 
 
 def finding(record: Record, rows: Iterable[Json], page: Page | None) -> Finding:
-    """The class of one job; the worst that is true of it."""
+    """The class of one job: the first of lost, double and wrong that it belongs to, or verified."""
     rows = list(rows)
     for row in rows:
         if row["state"] in FINISHED:
@@ -121,13 +89,13 @@ def finding(record: Record, rows: Iterable[Json], page: Page | None) -> Finding:
 
 
 def _judge_again(record: Record, row: Json, page: Page | None) -> None:
-    """The result that was found right must be the one that stands; anything else is checked from the start."""
+    """Check the result that stands in the ledger, unless it is the one that was found right before."""
     if not record.verified or record.verified != work.fingerprint(row["result"]):
         judge(record, row, page)
 
 
 def lost(record: Record, rows: list[Json]) -> str:
-    """Why a job counts as lost."""
+    """Why a job counts as lost; empty if it does not."""
     if not rows:
         return "the server does not know it"
     if rows[0]["state"] not in FINISHED:
@@ -136,20 +104,18 @@ def lost(record: Record, rows: list[Json]) -> str:
         return f"it {rows[0]['state']}, but its client did not see it: {record.trouble}"
     if record.told_at is None:
         unseen = f"it {rows[0]['state']}, but its client was not told within {record.deadline_s:g} s"
-        return unseen if record.closed else ""  # not closed: we stopped the client ourselves
-    late = record.told_at - record.due_at
-    return (
-        f"late: its client was told after {late:.1f} s, not {record.deadline_s:g}" if late > record.deadline_s else ""
-    )
+        return unseen if record.closed else ""  # not closed: the end of the run stopped the client
+    if (took := record.told_at - record.due_at) > record.deadline_s:
+        return f"late: its client was told after {took:.1f} s, not {record.deadline_s:g}"
+    return ""
 
 
 def double(record: Record, rows: list[Json]) -> str:
-    """Why a job counts as double. A result that changed without ending again is wrong rather than double."""
-    moments = sorted({str(end[1]) for end in record.endings})
+    """Why a job counts as double; empty if it does not. A result that changed without a new end is wrong instead."""
     if len(rows) > 1:
         return "the server lists it twice"
     if record.double:
         return record.double
-    if len(moments) > 1 or len({end[0] for end in record.endings}) > 1:
-        return "it did not end once: " + ", then ".join(f"{end[0]} at {end[1]}" for end in record.endings)
+    if len({(end.state, end.at) for end in record.endings}) > 1:
+        return "it did not end once: " + ", then ".join(f"{end.state} at {end.at}" for end in record.endings)
     return ""

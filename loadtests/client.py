@@ -1,6 +1,6 @@
-"""What a client does with a job: submit it, follow it or ask for it again and again, read the result, verify it.
+"""What a client does with a job: submit it, follow or poll it until it ends, read the result, verify it.
 
-Whatever it sees goes into the ledger, and into Locust's statistics: the stage as the request type, lane.kind as name.
+Each step is noted in the ledger, and in Locust's statistics: the stage is the request type, lane.kind the name.
 """
 
 import random
@@ -21,9 +21,9 @@ from loadtests.work import Page, Piece
 
 Json = dict[str, Any]
 Report = Callable[[str, str, float, str], None]
-"""stage, name, seconds, what went wrong"""
+"""Called with a stage, a name, its seconds, and what went wrong (empty: nothing)."""
 SETTLING = 0.1
-"""Share of the deadline that reading the result may take on top, before the client gives up."""
+"""Share of the deadline that a client waits beyond it before it gives up: a late job is measured too."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Desk:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """A client is between submit and verdict."""
+        """Counts a client as busy, from submit to verdict."""
         self.busy += 1
         try:
             yield
@@ -66,7 +66,7 @@ class Client:
         self.desk, self.api = desk, api
 
     def one(self, piece: Piece, way: Way, due_at: float | None = None) -> None:
-        """A job from submit to verdict."""
+        """Take one job from submit to verdict. It counts from `due_at`; without, from now."""
         body = piece.submission(self.desk.chance)
         if way == "keyed":
             body["idempotency_key"] = str(uuid.uuid4())
@@ -78,7 +78,7 @@ class Client:
                 self._see_through(record)
 
     def batch(self, pieces: Sequence[Piece]) -> None:
-        """Several jobs in one request, followed side by side."""
+        """Submit several jobs in one request, and follow them at the same time."""
         bodies = [piece.submission(self.desk.chance) for piece in pieces]
         with self.desk.at_work():
             records = self._submit("/api/jobs/batch", {"jobs": bodies}, bodies, "batch", now())
@@ -87,8 +87,6 @@ class Client:
                 gevent.joinall(following)
             finally:
                 gevent.killall(following)
-
-    # ---- submit -----------------------------------------------------------------------------------------------------
 
     def _submit(self, path: str, body: Json, bodies: Sequence[Json], way: Way, due_at: float) -> list[Record]:
         try:
@@ -101,7 +99,7 @@ class Client:
         return [self._accepted(one, job, answer, way, due_at) for one, job in zip(bodies, jobs, strict=True)]
 
     def _insist(self, path: str, body: Json, way: Way, until: float) -> Answer:
-        """The answer to a submit. One with a key may be sent again, to a server that is away for a moment."""
+        """The answer to a submit. One with a key is sent again if the server is not reached, until the deadline."""
         while True:
             try:
                 return self.api.ask("POST", path, body)
@@ -136,13 +134,11 @@ class Client:
         return record
 
     def _again(self, body: Json, record: Record) -> None:
-        """The same key once more, as after a lost answer: it must be the same job."""
+        """Send the same key once more, as after a lost answer: it must give the same job."""
         with suppress(NotAccepted):
             answer = self.api.ask("POST", "/api/jobs", body)
             if answer.body["id"] != record.id or answer.status != 200:
                 record.double = f"its idempotency key gave {answer.body['id']} as well, with {answer.status}"
-
-    # ---- follow, read, verify ---------------------------------------------------------------------------------------
 
     def _see_through(self, record: Record) -> None:
         desk = self.desk
@@ -168,7 +164,7 @@ class Client:
             job = message.get("job")
             if job and job["state"] in FINISHED:
                 return job, at
-        raise AssertionError("follow() goes on for ever")
+        raise AssertionError("follow() ends only with an exception")
 
     def _polled(self, record: Record) -> tuple[Json, float]:
         while True:
@@ -178,7 +174,7 @@ class Client:
             gevent.sleep(self.desk.shape.poll_s)
 
     def _get(self, record: Record) -> Answer:
-        """The job; a server that is away for a moment is asked again, as any client would."""
+        """The job. A server that is not reached is asked again, as any client would; the caller limits the time."""
         while True:
             try:
                 return self.api.ask("GET", f"/api/jobs/{record.id}")
@@ -198,7 +194,7 @@ class Client:
 
 
 def judge(record: Record, job: Json, page: Page | None) -> None:
-    """Hold a job's result against what it should be."""
+    """Note in the record whether a job's result is right."""
     if job["state"] != "succeeded":
         record.wrong = f"it {job['state']}: {job['error'] or 'no reason given'}"
         return
@@ -207,13 +203,13 @@ def judge(record: Record, job: Json, page: Page | None) -> None:
 
 
 def failure_of(record: Record) -> str:
-    """What a client has to complain of, with the id; empty if nothing."""
+    """What went wrong for a job's client, with the id; empty if nothing did."""
     if record.told_at is None:
         return f"lost {record.id}: its client was not told within {record.deadline_s:g} s"
     if record.told_at - record.due_at > record.deadline_s:
         return f"lost {record.id}: late, after {record.told_at - record.due_at:.1f} s of {record.deadline_s:g}"
     if record.trouble:
         return f"lost {record.id}: {record.trouble}"
-    if record.double or len({tuple(end) for end in record.endings}) > 1:
+    if record.double or len(record.endings) > 1:
         return f"double {record.id}: {record.double or 'it ended more than once'}"
     return f"wrong {record.id}: {record.wrong}" if record.wrong else ""

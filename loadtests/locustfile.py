@@ -1,4 +1,4 @@
-"""Ties Locust to the run: options, users, the shape, what workers tell their master, and the end.
+"""Connects Locust with the run: options, users, the shape, what workers tell their master, and the end.
 
 `make load` runs it; so does `locust -f loadtests/locustfile.py --headless --shape smoke ...`, alone or with --master
 and --worker. Workers are told the options by their master; each needs HEADRACE_TOKEN in its environment.
@@ -7,25 +7,29 @@ and --worker. Workers are told the options by their master; each needs HEADRACE_
 import os
 import signal
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import gevent
 from locust import LoadTestShape, User, events
 from locust.runners import MasterRunner, WorkerRunner
+from pydantic import TypeAdapter
 
-from loadtests import LoadError, context, finish, progress, shapes, slo
-from loadtests.context import Run
-from loadtests.users.closed import CLOSED, Batch, Keyed, Poll, Single
-from loadtests.users.open import Arrivals
+from loadtests import LoadError, context, finish, shapes, slo
+from loadtests.context import News, Run
+from loadtests.progress import Progress
+from loadtests.users import CLOSED, Arrivals, Batch, Keyed, Poll, Single
 
 __all__ = ["Arrivals", "Batch", "Keyed", "Poll", "Single", "Stages"]
+PROCESSES = [1]  # how many share the rate, as the master told a worker; the last one counts
 GRACE_S = 10.0  # after a Ctrl-C, for the jobs that are under way
 Environment = Any
+NEWS = TypeAdapter(News)
 
 
 @events.init_command_line_parser.add_listener
 def options(parser: Any) -> None:
-    """What a run may be told."""
+    """Add our options to Locust's."""
     group = parser.add_argument_group("Headrace")
     add = group.add_argument
     add("--shape", default="smoke", help="which shape of shapes.yml to run (default: smoke)")
@@ -48,9 +52,9 @@ class Stages(LoadTestShape):
     ended_at = 0.0
 
     def tick(self) -> tuple[int, float, list[type[User]]] | None:
-        """How many users there should be now."""
+        """How many users there should be now, how many may start a second, and of which classes; None ends the run."""
         run = context.current()
-        stage = None if run.ending.is_set() else run.stage()
+        stage = None if run.ending.is_set() else run.shape.stage_at(run.elapsed)
         if stage is not None:
             return self._users(run, stage)
         if not self.ended_at:
@@ -73,11 +77,8 @@ class Stages(LoadTestShape):
         return run.drained() or self.get_run_time() - self.ended_at > patience
 
 
-# ---- start ----------------------------------------------------------------------------------------------------------
-
-
 def refuse(error: LoadError) -> None:
-    """One sentence, and the status of a mistake."""
+    """End the process with one sentence and the status of a mistake in usage."""
     print(error, file=sys.stderr)
     sys.stderr.flush()
     os._exit(2)  # Locust would go on
@@ -85,25 +86,17 @@ def refuse(error: LoadError) -> None:
 
 @events.init.add_listener
 def begin(environment: Environment, runner: Any, **_: Any) -> None:
-    """Ask the server what it offers; whatever can be wrong is wrong before anything runs."""
+    """Prepare the run: mistakes of the user, and a server that does not fit, are found before a job is submitted."""
     if isinstance(runner, WorkerRunner):
         runner.register_message("ending", lambda **_: context.current().ending.set())
-        runner.register_message("processes", lambda msg, **_: told_processes(msg.data))
+        runner.register_message("processes", lambda msg, **_: PROCESSES.append(msg.data["processes"]))
         return
     prepare(environment)
     gevent.signal_handler(signal.SIGINT, interrupt)
 
 
-PROCESSES = [1]
-
-
-def told_processes(data: Any) -> None:
-    """How many of us share the rate."""
-    PROCESSES[0] = data["processes"]
-
-
 def prepare(environment: Environment) -> Run:
-    """This process's run."""
+    """Prepare this process's run; its reports go to Locust's statistics."""
     given = environment.parsed_options
     given.host = environment.host or given.host
 
@@ -128,7 +121,7 @@ def prepare(environment: Environment) -> Run:
 
 
 def interrupt() -> None:
-    """Ctrl-C: no new jobs; those under way get GRACE_S, or no time at all at the second Ctrl-C."""
+    """On Ctrl-C submit no more; jobs that are under way get GRACE_S, after a second Ctrl-C no time at all."""
     run = context.current()
     if run.interrupted:
         run.impatient = True
@@ -138,57 +131,52 @@ def interrupt() -> None:
 
 @events.test_start.add_listener
 def start(environment: Environment, **_: Any) -> None:
-    """From now on, time counts."""
+    """Start the run's time."""
     runner = environment.runner
     worker = isinstance(runner, WorkerRunner)
     run = prepare(environment) if worker else context.current()
-    run.processes = PROCESSES[0] if worker else getattr(runner, "worker_count", 1)
+    run.processes = PROCESSES[-1] if worker else getattr(runner, "worker_count", 1)
     if isinstance(runner, MasterRunner):
         runner.send_message("processes", {"processes": run.processes})
     run.begin(worker)
     if not worker:
-        run.progress = progress.show(run)
-
-
-# ---- from workers to the master -------------------------------------------------------------------------------------
+        run.hide_progress = Progress(run).stop
 
 
 @events.report_to_master.add_listener
 def tell(data: dict[str, Any], **_: Any) -> None:
-    """A worker's news."""
+    """In a worker: add its news to what Locust sends to the master."""
     if context.started():
-        data["headrace"] = context.current().news()
+        data["headrace"] = asdict(context.current().news())
 
 
 @events.worker_report.add_listener
 def hear(client_id: str, data: dict[str, Any], **_: Any) -> None:
-    """The master's share of it."""
+    """In the master: take over a worker's news."""
     if news := data.get("headrace"):
-        context.current().hear(client_id, news)
+        context.current().hear(client_id, NEWS.validate_python(news))
 
-
-# ---- end ------------------------------------------------------------------------------------------------------------
 
 LAST: list[str] = []
 
 
 @events.quitting.add_listener
 def end(environment: Environment, **_: Any) -> None:
-    """Audit, judge, report."""
+    """Audit the run, judge it, and write its report."""
     if isinstance(environment.runner, WorkerRunner):
         return
-    environment.process_exit_code = finish.FAILED  # unless all that follows goes well
+    environment.process_exit_code = finish.FAILED  # should anything below raise
     try:
         facts = finish.finish(context.current())
     except LoadError as error:
         refuse(error)
-    LAST.append(facts["line"])
+    LAST.append(finish.line(facts))
     finish.tell(facts, environment.parsed_options)
-    environment.process_exit_code = facts["status"]
+    environment.process_exit_code = finish.status(facts)
 
 
 @events.quit.add_listener
 def last(exit_code: int, **_: Any) -> None:
-    """The last line of a run, after all that Locust has to say."""
+    """Print the last line of a run, after all of Locust's output."""
     for line in LAST:
         print(line, flush=True)

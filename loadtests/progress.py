@@ -1,4 +1,4 @@
-"""What a run looks like while it runs: a table that redraws itself in a terminal, a line now and then elsewhere."""
+"""Shows a run while it goes on: in a terminal a table that is redrawn, elsewhere a line every ten seconds."""
 
 import gevent
 from rich.console import Console, Group
@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtests.context import Run
-from loadtests.ledger import Tally
-from loadtests.percentiles import percentile
+from loadtests.facts import percentile
 
 EVERY_S = 0.5
 LINE_EVERY_S = 10.0
@@ -18,13 +17,12 @@ RECENT_S = 10.0
 
 
 class Progress:
-    """Shows how a run gets on, until it is stopped."""
+    """Shows a run until it is stopped."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.console = run, Console()
-        self._live = (
-            Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
-        )
+        terminal = self.console.is_terminal
+        self._live = Live(console=self.console, auto_refresh=False, transient=True) if terminal else None
         self._greenlet = gevent.spawn(self._draw, self._live) if self._live else gevent.spawn(self._lines)
 
     def stop(self) -> None:
@@ -45,16 +43,11 @@ class Progress:
             print(line(self.run), flush=True)
 
 
-def show(run: Run) -> Progress:
-    """Start showing."""
-    return Progress(run)
-
-
 def line(run: Run) -> str:
-    """All of it in one line."""
+    """The state of every lane in one line."""
     parts = [f"{run.elapsed:.0f} s, {run.stage_name() if not run.ending.is_set() else 'waiting for the last jobs'}"]
-    for lane, row in status(run).items():
-        parts.append(f"{lane}: {row['submitted']} submitted, {row['open']} open, {row['failed']} failed")
+    for lane, tally in sorted(run.desk.ledger.tallies.items()):
+        parts.append(f"{lane}: {tally.submitted} submitted, {tally.open} open, {tally.failed} failed")
     return "; ".join(parts)
 
 
@@ -68,33 +61,17 @@ def bar(run: Run) -> Padding:
     return Padding(done, (0, 0, 1, 0), expand=False)
 
 
-def status(run: Run) -> dict[str, dict[str, float]]:
-    """For each lane what its clients have seen."""
-    return {lane: _status(run, tally) for lane, tally in sorted(run.desk.ledger.tallies.items())}
-
-
-def _status(run: Run, tally: Tally) -> dict[str, float]:
-    since = run.began + run.elapsed - RECENT_S
-    recent = [span for at, span in tally.recent if at > since]
-    return {
-        "submitted": tally.submitted,
-        "open": tally.submitted - tally.closed,
-        "failed": tally.failed,
-        "rate": len(recent) / min(RECENT_S, max(run.elapsed, 1.0)),
-        "p50": percentile(recent, 0.5) if recent else 0.0,
-        "p95": percentile(recent, 0.95) if recent else 0.0,
-    }
-
-
 def lanes(run: Run) -> Table:
-    """One row a lane, over the last seconds."""
+    """A row for each lane, over the last RECENT_S."""
     rows = Table("lane", title=f"the last {RECENT_S:.0f} s", title_justify="left")
     for column in ("submitted", "open", "failed", "ended/s", "p50", "p95", "queued"):
         rows.add_column(column, justify="right")
-    seen = run.lanes_seen.samples[-1]["lanes"] if run.lanes_seen and run.lanes_seen.samples else {}
-    for lane, row in status(run).items():
-        times = f"{row['p50'] * 1000:.0f} ms", f"{row['p95'] * 1000:.0f} ms"
-        counts = f"{row['submitted']:.0f}", f"{row['open']:.0f}", f"{row['failed']:.0f}", f"{row['rate']:.1f}"
-        queued = str(seen.get(lane, {}).get("queued", "-"))
-        rows.add_row(lane, *counts, *times, queued, style="red" if row["failed"] else None)
+    seen = run.lanes_seen.samples[-1].lanes if run.lanes_seen.samples else {}
+    for lane, tally in sorted(run.desk.ledger.tallies.items()):
+        recent = [span for at, span in tally.recent if at > run.began + run.elapsed - RECENT_S]
+        rate = len(recent) / min(RECENT_S, max(run.elapsed, 1.0))
+        times = [f"{percentile(recent, share) * 1000 if recent else 0:.0f} ms" for share in (0.5, 0.95)]
+        counts = str(tally.submitted), str(tally.open), str(tally.failed), f"{rate:.1f}"
+        queued = str(seen[lane].queued) if lane in seen else "-"
+        rows.add_row(lane, *counts, *times, queued, style="red" if tally.failed else None)
     return rows

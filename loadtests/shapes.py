@@ -1,4 +1,4 @@
-"""Reads and checks shapes.yml: the pieces of work, the shapes, and when which stage has its turn."""
+"""Reads and checks shapes.yml: the pieces of work, the shapes, and which of their stages runs when."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ class Stage(Strict):
     rate: Share | None = None
 
     def of(self, lane: str) -> tuple[float | None, float | None]:
-        """This lane's load and rate."""
+        """One lane's load and rate, each None if the stage does not give it."""
         return _of(self.load, lane), _of(self.rate, lane)
 
 
@@ -73,11 +73,11 @@ class Shape(Strict):
 
     @property
     def seconds(self) -> float:
-        """Its whole length."""
+        """The length of all its stages."""
         return sum(stage.seconds for stage in self.stages)
 
     def stage_at(self, elapsed: float) -> Stage | None:
-        """Which stage has its turn; None: it is over."""
+        """The stage that runs at `elapsed` seconds; None after the last."""
         for stage in self.stages:
             elapsed -= stage.seconds
             if elapsed < 0:
@@ -85,7 +85,7 @@ class Shape(Strict):
         return None
 
     def changed(self, stretch: float, scale: float) -> Self:
-        """With every stage longer, and with more of everything."""
+        """The shape with the length of every stage, and its users, loads and rates, multiplied."""
         stages = [stage.model_copy(update=_more(stage, stretch, scale)) for stage in self.stages]
         return self.model_copy(update={"stages": stages})
 
@@ -123,15 +123,21 @@ class Book(Strict):
         return self
 
     def shape(self, name: str) -> Shape:
-        """A shape by name."""
+        """A shape by name.
+
+        Raises:
+            LoadError: there is none of that name.
+        """
         if name not in self.shapes:
             raise LoadError(f"There is no shape {name!r}; choose one of {', '.join(self.shapes)}.")
         return self.shapes[name]
 
 
 def arrivals(spans: Iterable[tuple[float, float]], first: float) -> Iterator[float]:
-    """Moments of a constant rate that changes: `spans` are seconds and jobs a second, `first` is how much of a gap
-    precedes the first job. What is left of a gap goes on in the next span, so a slow one never hides a quick one.
+    """Moments of a rate that is constant within each span, in seconds from the first span's start.
+
+    `spans` are seconds and jobs a second; `first` is the share of a gap that precedes the first job. What is left of a
+    gap at the end of a span continues in the next one, so a slow span does not delay the first job of a quick one.
     """
     start, gap = 0.0, first
     for seconds, rate in spans:

@@ -1,6 +1,7 @@
-"""The sizing plan of the hosts that serve the lanes, to hold live concurrency and throughput against."""
+"""The sizing plan of the hosts that serve the lanes, for comparison with the slots and the rates of a run."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ from deploy.measure import measure
 from deploy.sizing import SizingError, size_host
 from loadtests import LoadError
 from loadtests.context import Run
-from loadtests.watch import is_here
-
-Json = dict[str, Any]
+from loadtests.facts import Plan
 
 
-def planned(run: Run) -> dict[str, Json]:
-    """By lane: instances, concurrency, slots, why. From --plan, or for this very host; otherwise nothing is known."""
+def planned(run: Run) -> dict[str, Plan]:
+    """The plan of each lane: the one that --plan names, or this host's if the server is here; otherwise none is known.
+
+    Raises:
+        LoadError: the file that --plan names cannot be read.
+    """
     if run.plan is not None:
         return read(run.plan)
-    if not is_here(run.hostname):
+    if not run.host_seen.known:
         return {}
     try:
         return added(vars(one) for one in size_host(lanes.load().lanes, *measure()))
@@ -26,8 +29,8 @@ def planned(run: Run) -> dict[str, Json]:
         return {}
 
 
-def read(path: Path) -> dict[str, Json]:
-    """What `deploy/sizing.py --json` printed, for one host or (lists one after the other) for several.
+def read(path: Path) -> dict[str, Plan]:
+    """What `deploy/sizing.py --json` printed, for one host or (lists joined into one) for several.
 
     Raises:
         LoadError: it is something else.
@@ -38,11 +41,11 @@ def read(path: Path) -> dict[str, Json]:
         raise LoadError(f"--plan {path} cannot be read: give what `deploy/sizing.py --json` prints.") from error
 
 
-def added(plans: Any) -> dict[str, Json]:
-    """Plans of several hosts, lane by lane."""
-    found: dict[str, Json] = {}
+def added(plans: Iterable[dict[str, Any]]) -> dict[str, Plan]:
+    """The plans of several hosts, added lane by lane."""
+    found: dict[str, Plan] = {}
     for plan in plans:
-        slots = plan["instances"] * plan["concurrency"]
-        one = found.setdefault(plan["lane"], {"instances": 0, "concurrency": plan["concurrency"], "slots": 0})
-        one |= {"instances": one["instances"] + plan["instances"], "slots": one["slots"] + slots, "why": plan["why"]}
+        before = found.get(plan["lane"])
+        slots = plan["instances"] * plan["concurrency"] + (before.slots if before else 0)
+        found[plan["lane"]] = Plan(slots, plan["why"])
     return found

@@ -1,21 +1,21 @@
 """Reads slo.yml and judges a run by it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from loadtests import HERE
+from loadtests.facts import PERCENTILES, STAGES, Verdict, percentile
 from loadtests.ledger import Record
-from loadtests.percentiles import named, percentile
+from loadtests.samples import GeneratorLimits, Lane
 from loadtests.shapes import Strict, checked
 
 LIMITS = HERE / "slo.yml"
-STAGES = ("submit", "queue wait", "run", "notify", "end to end")
 LEAST = 5
-"""Jobs; of fewer no percentile is taken."""
+"""A percentile of fewer jobs than this is not judged."""
 
 
 class Limit(Strict):
@@ -33,9 +33,9 @@ class Limit(Strict):
     def makes_sense(self) -> Self:
         if (self.at_most is None) == (self.at_least is None):
             raise ValueError("give either at_most or at_least")
-        if self.measure not in ("refused", "efficiency") and not _is_stage(self.measure):
+        if self.measure not in ("refused", "efficiency") and not _parsed(self.measure):
             raise ValueError(f"{self.measure!r} is no measure")
-        known = self.of in (None, "latency target") or str(self.of).startswith("stage ") or _is_stage(str(self.of))
+        known = self.of in (None, "latency target") or str(self.of).startswith("stage ") or _parsed(str(self.of))
         if not known:
             raise ValueError(f"{self.of!r} is nothing to measure against")
         return self
@@ -46,33 +46,27 @@ class Limit(Strict):
 
     @property
     def words(self) -> str:
-        """As people read it."""
+        """The limit in words."""
         limit = f"at most {self.at_most:g}" if self.at_most is not None else f"at least {self.at_least:g}"
         return f"{limit} x {self.of}" if self.of else limit
 
     @property
     def what(self) -> str:
-        """The measure, as people read it."""
+        """The measure in words."""
         return f"{self.measure} during {self.during}" if self.during else self.measure
 
 
-def _is_stage(text: str) -> bool:
-    found = named(text)
-    return found is not None and found[0] in STAGES
-
-
-class Generator(Strict):
-    """Beyond these the generator is not to be believed."""
-
-    cpu: float
-    delay_p99_s: float
+def _parsed(measure: str) -> tuple[str, float] | None:
+    """`queue wait p95` as (`queue wait`, 0.95); None if it is no stage with a percentile."""
+    stage, _, name = measure.rpartition(" ")
+    return (stage, PERCENTILES[name]) if stage in STAGES and name in PERCENTILES else None
 
 
 class Slo(Strict):
     """The whole file."""
 
     limits: list[Limit]
-    generator: Generator
+    generator: GeneratorLimits
 
 
 def read(path: Path = LIMITS) -> Slo:
@@ -84,30 +78,19 @@ def read(path: Path = LIMITS) -> Slo:
     return checked(path, Slo)
 
 
-@dataclass
-class Verdict:
-    """One limit, held against one lane. `ok` is None where there was too little to judge."""
-
-    lane: str
-    measure: str
-    limit: str
-    measured: str
-    ok: bool | None
-
-
 @dataclass(frozen=True)
 class Measured:
-    """What there is to judge."""
+    """What is judged. `records` and `efficiency` are by lane; `refused` counts submits."""
 
     shape: str
-    lanes: Mapping[str, Any]
+    lanes: Mapping[str, Lane]
     records: Mapping[str, Sequence[Record]]
     efficiency: Mapping[str, float | None]
     refused: int
 
-    def stage(self, lane: str, name: str, during: str | None) -> float | None:
-        """A percentile of a stage, in seconds."""
-        found = named(name)
+    def stage(self, lane: str, measure: str, during: str | None) -> float | None:
+        """A percentile of a job's stage, in seconds, of jobs that were due in a stage of the shape (None: in all)."""
+        found = _parsed(measure)
         if found is None:
             return None
         stage, share = found
@@ -118,37 +101,32 @@ class Measured:
 
 def judge(slo: Slo, measured: Measured) -> list[Verdict]:
     """Every limit that is for this shape, for each lane that it concerns."""
-    return list(_verdicts(slo, measured))
-
-
-def _verdicts(slo: Slo, measured: Measured) -> Iterator[Verdict]:
+    found = []
     for limit in slo.limits:
-        if limit.measure == "refused":
-            if limit.concerns(measured.shape, None):
-                yield _verdict(limit, "all", float(measured.refused), 1.0, "")
-            continue
-        for lane in measured.records:
-            if limit.concerns(measured.shape, lane):
-                yield _of_lane(limit, lane, measured)
+        if limit.measure != "refused":
+            lanes = [lane for lane in measured.records if limit.concerns(measured.shape, lane)]
+            found += [_of_lane(limit, lane, measured) for lane in lanes]
+        elif limit.concerns(measured.shape, None):
+            found.append(_verdict(limit, "all", float(measured.refused), 1.0, ""))
+    return found
 
 
 def _of_lane(limit: Limit, lane: str, measured: Measured) -> Verdict:
     if limit.measure == "efficiency":
         return _verdict(limit, lane, measured.efficiency.get(lane), 1.0, "")
     value = measured.stage(lane, limit.measure, limit.during)
-    if limit.of is None:
-        return _verdict(limit, lane, value, 1.0, "s")
     return _verdict(limit, lane, value, _base(limit, lane, measured), "s")
 
 
 def _base(limit: Limit, lane: str, measured: Measured) -> float | None:
-    """What a ratio is a ratio to."""
-    of = str(limit.of)
-    if of == "latency target":
-        return float(measured.lanes[lane]["latency_target_s"])
-    if of.startswith("stage "):
-        return measured.stage(lane, limit.measure, of.removeprefix("stage "))
-    return measured.stage(lane, of, limit.during)
+    """The value that a ratio refers to; 1 for a limit that is no ratio."""
+    if limit.of is None:
+        return 1.0
+    if limit.of == "latency target":
+        return measured.lanes[lane].latency_target_s
+    if limit.of.startswith("stage "):
+        return measured.stage(lane, limit.measure, limit.of.removeprefix("stage "))
+    return measured.stage(lane, limit.of, limit.during)
 
 
 def _verdict(limit: Limit, lane: str, value: float | None, base: float | None, unit: str) -> Verdict:

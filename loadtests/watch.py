@@ -1,28 +1,31 @@
-"""What is looked at while the load runs: the lanes, this host's processes, and the generator itself."""
+"""Looks, every second of a run, at the lanes, the load generator, this host's processes, Redis and PostgreSQL."""
 
 import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
 import psutil
+import psycopg
+import redis
 
 from loadtests import clock
 from loadtests.api import Api, NotAccepted
+from loadtests.samples import GeneratorSample, HostSample, LaneSample, Queue, StoreRate, StoreSample
 
-Json = dict[str, Any]
 EVERY_S = 1.0
 TICK_S = 0.02
-SEEN_FOR_S = 10.0
+SEARCH_EVERY_S = 10.0
+"""How often this host's processes are searched for new ones."""
 
 
 def every(seconds: float, look: Callable[[], None]) -> "gevent.Greenlet[[], None]":
-    """Look again and again, at even times, until killed."""
+    """Call `look` at even times, in a greenlet, until that is killed."""
 
     def loop() -> None:
         due = clock.now()
@@ -34,75 +37,56 @@ def every(seconds: float, look: Callable[[], None]) -> "gevent.Greenlet[[], None
     return gevent.spawn(loop)
 
 
-# ---- the lanes ------------------------------------------------------------------------------------------------------
-
-
 class Lanes:
-    """The depth of each lane's queue and the age of its oldest job, as the server says."""
+    """What waits and runs on each lane, as the server says. A look that the server does not answer leaves a gap."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
-        self.samples: list[Json] = []
-        self.failed = 0
+        self.samples: list[LaneSample] = []
 
     def look(self) -> None:
-        try:
+        """Take a sample."""
+        with contextlib.suppress(NotAccepted):
             items = self.api.ask("GET", "/api/lanes").body["items"]
-        except NotAccepted:
-            self.failed += 1
-            return
-        self.samples.append({"at": clock.now(), "lanes": {lane["name"]: _lane(lane) for lane in items}})
-
-
-def _lane(lane: Json) -> Json:
-    return {
-        "queued": lane["queued"],
-        "running": lane["running"],
-        "oldest": lane["oldest_queued_s"],
-        "slots": lane["slots"],
-    }
-
-
-# ---- the generator --------------------------------------------------------------------------------------------------
+            lanes = {one["name"]: Queue(one["queued"], one["running"], one["oldest_queued_s"]) for one in items}
+            self.samples.append(LaneSample(clock.now(), lanes))
 
 
 @dataclass
 class Generator:
-    """How busy a process of ours is, and how late a greenlet runs that should run now."""
+    """This process: how busy it is, and how late its event loop runs what is due."""
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")
-    samples: list[Json] = field(default_factory=list)
+    samples: list[GeneratorSample] = field(default_factory=list)
     _delays: list[float] = field(default_factory=list)
     _seen: tuple[float, float] = (0.0, 0.0)
 
     def tick(self) -> None:
-        """Sleep for a moment, and see how much longer it took."""
+        """For ever: sleep for a moment, and note how much longer it took."""
         while True:
             due = time.perf_counter() + TICK_S
             gevent.sleep(TICK_S)
             self._delays.append(max(0.0, time.perf_counter() - due))
 
     def look(self) -> None:
+        """Take a sample of the time since the last look."""
         at, cpu = time.perf_counter(), time.process_time()
         if self._seen[0]:
             share = (cpu - self._seen[1]) / (at - self._seen[0])
-            self.samples.append({"at": clock.now(), "cpu": share, "delays": self._delays})
+            self.samples.append(GeneratorSample(clock.now(), share, self._delays))
         self._seen, self._delays = (at, cpu), []
 
-    def news(self) -> Json:
-        """What a master has not heard yet."""
+    def news(self) -> list[GeneratorSample]:
+        """The samples since the last call."""
         samples, self.samples = self.samples, []
-        return {"name": self.name, "samples": samples}
-
-
-# ---- this host's processes ------------------------------------------------------------------------------------------
+        return samples
 
 
 class Host:
-    """CPU and memory by what the processes do, where the server runs on this very host."""
+    """CPU and memory by what the processes do; `known` is whether the server runs on this host."""
 
     def __init__(self, address: str) -> None:
-        self.samples: list[Json] = []
+        self.samples: list[HostSample] = []
         self.cores = psutil.cpu_count() or 1
         self._port = urlsplit(address).port or (443 if address.startswith("https") else 80)
         self.known = is_here(urlsplit(address).hostname or "")
@@ -112,24 +96,21 @@ class Host:
         psutil.cpu_percent()
 
     def look(self) -> None:
-        """In a thread of its own: reading hundreds of files of /proc would hold up every client."""
+        """Take a sample, in a thread: reading hundreds of files of /proc here would delay every client."""
         gevent.get_hub().threadpool.apply(self._look)
 
     def _look(self) -> None:
-        """One sample: cores in use and bytes of memory, by group."""
         at = clock.now()
-        if self.known and at - self._found_at > SEEN_FOR_S:
+        if self.known and at - self._found_at > SEARCH_EVERY_S:
             self._groups, self._found_at = dict(found(self._port)), at
         cpu, memory = self._by_group(at - self._looked_at)
         busy = psutil.cpu_percent() / 100 * self.cores
         if self._looked_at:
-            used = psutil.virtual_memory()
-            self.samples.append(
-                {"at": at, "busy": busy, "used": used.total - used.available, "cpu": cpu, "memory": memory}
-            )
+            self.samples.append(HostSample(at, busy, cpu, memory))
         self._looked_at = at
 
     def _by_group(self, seconds: float) -> tuple[dict[str, float], dict[str, int]]:
+        """Cores in use over the last seconds, and bytes of memory, of each group."""
         cpu: dict[str, float] = {}
         memory: dict[str, int] = {}
         for pid, (group, process) in self._groups.items():
@@ -143,14 +124,14 @@ class Host:
 
 
 def is_here(host: str) -> bool:
-    """Whether an address is this host's own loopback."""
+    """Whether a name or an address is this host's own loopback."""
     with contextlib.suppress(OSError):
         return all(str(one[4][0]).startswith(("127.", "::1")) for one in socket.getaddrinfo(host, None))
     return False
 
 
 def found(port: int) -> Iterable[tuple[int, tuple[str, psutil.Process]]]:
-    """The processes of the server that listens there, by what they do."""
+    """The processes of the server that listens on a port of this host, by id, each with its group."""
     for process in _family(port):
         with contextlib.suppress(psutil.Error):
             group = group_of(" ".join(process.cmdline()))
@@ -159,7 +140,7 @@ def found(port: int) -> Iterable[tuple[int, tuple[str, psutil.Process]]]:
 
 
 def _family(port: int) -> list[psutil.Process]:
-    """What the demo that listens there has started; if it is no demo, every process of this host."""
+    """What the demo that listens on the port has started; if it is no demo, every process of this host."""
     with contextlib.suppress(psutil.Error):
         for one in psutil.net_connections("tcp"):
             if one.status == "LISTEN" and one.laddr.port == port and one.pid:
@@ -184,8 +165,76 @@ GROUPS = (
 
 
 def group_of(command: str) -> str:
-    """What a process does, by its command line; empty: nothing of ours."""
+    """The group of a process by its command line; empty if it is none of Headrace's."""
     if "celery" in command and " -n " in command:
         unit = command.partition(" -n ")[2].partition("@")[0]
         return f"worker {unit.rpartition('-')[0]}"
     return next((group for mark, group in GROUPS if mark in command), "")
+
+
+TIMEOUT_S = 2
+TRANSACTIONS = "SELECT sum(xact_commit + xact_rollback), sum(numbackends) FROM pg_stat_database"
+Ask = Callable[[], tuple[float, float]]
+"""How many commands or transactions there have been, and how many connections there are."""
+
+
+class Stores:
+    """What Redis and PostgreSQL do, if the environment names them as it does for the application.
+
+    `missing` says by name why one is not looked at.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.samples: list[StoreSample] = []
+        self.missing: dict[str, str] = {}
+        self._asks: dict[str, Ask] = {}
+        self._counted: dict[str, tuple[float, float]] = {}
+        self._add("redis", "redis", "HEADRACE_BROKER_URL", environ, _redis)
+        self._add("postgresql", "postgres", "HEADRACE_DATABASE_URL", environ, _postgresql)
+
+    def _add(self, name: str, scheme: str, variable: str, environ: Mapping[str, str], ask: Any) -> None:
+        url = environ.get(variable)
+        if url and url.startswith(scheme):
+            self._asks[name] = ask(url)
+        else:
+            self.missing[name] = f"{variable} does not say where it is" if not url else "there is none"
+
+    def look(self) -> None:
+        """Take a sample. One that cannot be asked is not asked again."""
+        found = {name: rates for name, ask in list(self._asks.items()) if (rates := self._rates(name, ask))}
+        if found:
+            self.samples.append(StoreSample(clock.now(), **found))
+
+    def _rates(self, name: str, ask: Ask) -> StoreRate | None:
+        try:
+            count, connections = ask()
+        except (redis.RedisError, psycopg.Error, OSError) as error:
+            self.missing[name] = " ".join(str(error).split()) or type(error).__name__
+            del self._asks[name]
+            return None
+        at, before = clock.now(), self._counted.get(name)
+        self._counted[name] = (at, count)
+        return StoreRate((count - before[1]) / (at - before[0]), connections) if before else None
+
+
+def _redis(url: str) -> Ask:
+    client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+
+    def ask() -> tuple[float, float]:
+        info: Any = client.info()
+        return float(info["total_commands_processed"]), float(info["connected_clients"])
+
+    return ask
+
+
+def _postgresql(url: str) -> Ask:
+    kept: list[Any] = []
+
+    def ask() -> tuple[float, float]:
+        if not kept:
+            kept.append(psycopg.connect(url, connect_timeout=TIMEOUT_S, autocommit=True))
+        with contextlib.closing(kept[0].execute(TRANSACTIONS)) as cursor:
+            count, connections = cursor.fetchone()
+        return float(count), float(connections)
+
+    return ask

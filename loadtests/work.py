@@ -1,6 +1,7 @@
-"""What jobs ask for, each a little different from the one before, and whether what came of them is right."""
+"""The params of the jobs that are submitted, no two alike, and the check of their results."""
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from loadtests import LoadError
 from loadtests.shapes import Book, Shape, Work
 
 Json = dict[str, Any]
+Offered = Mapping[str, str | None]
+"""The kinds that the server offers, each with its lane; None: the params name the lane."""
 WORDS = ["water", "wheel", "weir", "sluice", "gate", "race", "mill", "pond", "leat", "flume", "tailrace", "spillway"]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of work that this run submits, and how often beside the others."""
+    """A piece of work that this run submits, and how often in relation to the others."""
 
     name: str
     work: Work
@@ -27,7 +30,7 @@ class Piece:
         return self.work.lane
 
     def submission(self, chance: random.Random) -> Json:
-        """The body of a submit, unlike the one before."""
+        """The body of a submit, with params of its own."""
         return {"kind": self.work.kind, "params": self.work.params | varied(self.work.kind, chance)}
 
 
@@ -44,7 +47,7 @@ def varied(kind: str, chance: random.Random) -> Json:
 
 @dataclass(frozen=True)
 class Page:
-    """What `fetch` has to find: we have looked ourselves."""
+    """The page that `fetch` jobs are given, and what it held when the run began; `size` is in bytes."""
 
     url: str
     size: int
@@ -52,7 +55,7 @@ class Page:
 
 
 def wrong(kind: str, params: Json, result: Json, page: Page | None) -> str:
-    """What is wrong with a result, in a few words; empty if it is right."""
+    """Why a result is not right, in a few words; empty if it is right."""
     try:
         right = _right(kind, params, result, page)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, IndexError) as error:
@@ -70,20 +73,12 @@ VERIFY = {"burn": burn.verify, "wait": wait.verify, "digest": digest.verify, "ma
 
 
 def fingerprint(result: Any) -> str:
-    """Equal results have equal ones, however their fields are ordered."""
-    return hashlib.sha256(canonical(result).encode()).hexdigest()
+    """A hash of a result that does not depend on the order of its fields."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
-def canonical(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key!r}:{canonical(value[key])}" for key in sorted(value)) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(canonical, value)) + "]"
-    return repr(value)
-
-
-def choose(book: Book, shape: Shape, offered: Mapping[str, Json], lanes: set[str], page: Page | None) -> list[Piece]:
-    """The pieces of a shape that the server offers; a lane that is left with none gets its `instead`.
+def choose(book: Book, shape: Shape, offered: Offered, lanes: set[str], page: Page | None) -> list[Piece]:
+    """The pieces of a shape whose kinds the server offers; a lane that is left with none gets its `instead`.
 
     Raises:
         LoadError: no piece is left for a lane, or a kind goes to another lane than the shape says.
@@ -100,7 +95,7 @@ def choose(book: Book, shape: Shape, offered: Mapping[str, Json], lanes: set[str
     return [_at(piece, page) for piece in found]
 
 
-def _instead(book: Book, lane: str, offered: Mapping[str, Json]) -> Piece:
+def _instead(book: Book, lane: str, offered: Offered) -> Piece:
     name = book.instead.get(lane)
     if name is None or book.work[name].kind not in offered:
         raise LoadError(
@@ -110,8 +105,8 @@ def _instead(book: Book, lane: str, offered: Mapping[str, Json]) -> Piece:
     return Piece(name, book.work[name], 1)
 
 
-def _check(piece: Piece, offered: Mapping[str, Json], page: Page | None) -> None:
-    lane = offered[piece.work.kind]["lane"]
+def _check(piece: Piece, offered: Offered, page: Page | None) -> None:
+    lane = offered[piece.work.kind]
     if lane not in (None, piece.lane):
         raise LoadError(f"The work {piece.name} is for the {piece.lane} lane, but the server runs it on {lane}.")
     if piece.work.kind == "fetch" and page is None:
@@ -120,7 +115,7 @@ def _check(piece: Piece, offered: Mapping[str, Json], page: Page | None) -> None
             "it may reach with --fetch, or leave the lane out with --lanes."
         )
     if piece.work.kind not in (*VERIFY, "fetch"):
-        raise LoadError(f"Nobody knows how to verify the kind {piece.work.kind}; see loadtests/work.py.")
+        raise LoadError(f"There is no check of the results of the kind {piece.work.kind}; see loadtests/work.py.")
 
 
 def _at(piece: Piece, page: Page | None) -> Piece:

@@ -12,7 +12,7 @@ from loadtests.client import Client, Desk
 from loadtests.clock import now
 from loadtests.shapes import Shape, Work
 from loadtests.work import Piece
-from tests.loadtests.test_parts import a_digest
+from tests.loadtests.records import a_digest
 
 SHAPE = Shape(
     summary="", model="closed", work={"digest": 1}, ways={"single": 1}, deadline_s=2, poll_s=0.01,
