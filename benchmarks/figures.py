@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.cases import AIMS, BASELINE, CASES, HEADRACE, SIDES, Aim, Case
 from benchmarks.clients import Seen
 from benchmarks.meters import Reading
-from loadtests.percentiles import percentile
+from loadtests.facts import percentile
 
 KINDS = ("web", "push", "worker", "sweeper", "redis", "postgres")
 MS = 1000.0

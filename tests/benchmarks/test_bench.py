@@ -22,7 +22,7 @@ from harness import ROOT
 from harness.processes import environment, marked
 from harness.servers import PostgreSQL
 from harness.signals import heed_nothing
-from loadtests.percentiles import percentile
+from loadtests.facts import percentile
 
 LIMIT_S = 300
 
