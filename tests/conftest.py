@@ -1,7 +1,7 @@
 """Real PostgreSQL and Redis for the tests that need them, and the processes of Headrace as fixtures.
 
 Each test belongs to a tier, and each tier runs alone (`-m unit`): `unit` starts no server; `servers` starts PostgreSQL
-and Redis, and what else its fixtures start; `hosts` starts containers. The tier follows from the fixtures of a test and
+and Redis, and what else its fixtures start, or runs a whole playbook; `hosts` starts containers. The tier follows from the fixtures of a test and
 from the folder that it is in. Tests run side by side (`-n 4`), each process with servers of its own.
 """
 

@@ -211,6 +211,7 @@ def test_the_sentences_of_the_troubleshooting_table_are_said_somewhere() -> None
     assert [part for part in fragments if part not in said] == []
 
 
+@pytest.mark.servers
 def test_the_three_machines_of_the_page_are_planned_as_it_shows(tmp_path: Path) -> None:
     (written,) = [block for block in blocks("docs/deploy.md", "yaml") if "hosts:\n    s1:" in block]
     (tmp_path / "hosts.yml").write_text(written)
@@ -277,6 +278,7 @@ def test_every_sizing_command_of_the_pages_is_run() -> None:
     assert mentioned == len(examples("docs/sizing.md")) > 5
 
 
+@pytest.mark.servers
 def test_the_inventories_of_the_sizing_page_are_planned_as_it_shows(tmp_path: Path) -> None:
     written, shown = blocks("docs/sizing.md", "yaml"), blocks("docs/sizing.md", "text")
     assert len(written) == len(shown) == 2

@@ -163,6 +163,7 @@ def test_a_group_of_a_regular_expression_is_not_a_backslash_and_a_digit(path: Pa
     assert [text for text in strings(load(path)) if re.search(r"\\\\\d", text)] == []
 
 
+@pytest.mark.servers
 def test_ansible_accepts_every_default_on_every_host(tmp_path: Path) -> None:
     said = [rehearse(tmp_path, playbook, inventory()) for playbook in ("site.yml", "loadtest.yml")]
     assert [one for one in said if not one.startswith("0\n")] == []
@@ -170,6 +171,7 @@ def test_ansible_accepts_every_default_on_every_host(tmp_path: Path) -> None:
         assert f"TASK [{role.name} : Validating arguments against arg spec 'main'" in "".join(said)
 
 
+@pytest.mark.servers
 def test_generated_secrets_pass_before_the_profile_is_known(tmp_path: Path) -> None:
     hosts = inventory()
     hosts["all"]["vars"] = {"headrace_generate_secrets": True, "fleet_secrets_folder": str(tmp_path / "secrets")}
@@ -178,6 +180,7 @@ def test_generated_secrets_pass_before_the_profile_is_known(tmp_path: Path) -> N
     assert "secret_key" in {path.name for path in (tmp_path / "secrets").iterdir()}
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [

@@ -2,9 +2,12 @@
 
 import os
 
+import pytest
+
 from loadtests import watch
 
 
+@pytest.mark.servers
 def test_redis_and_postgresql_are_counted_where_their_addresses_are_known():
     found = watch.Stores(os.environ)
     found.look()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from deploy.fleet import drawing
 from tests.deploy.fleet.example import Fleet
 from tests.deploy.rehearsal import inventory, rehearse
@@ -24,6 +26,7 @@ def test_the_drawing_can_be_printed_as_it_is(good: Fleet) -> None:
     assert [line for line in lines if line != line.rstrip() or len(line) > 110] == []
 
 
+@pytest.mark.servers
 def test_plan_yml_prints_the_drawing(tmp_path: Path) -> None:
     said = rehearse(tmp_path, "plan.yml", inventory(), "--tags", "all")
     assert said.startswith("0\n"), said

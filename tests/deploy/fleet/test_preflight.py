@@ -185,6 +185,7 @@ def test_the_connections_of_a_plan_grow_with_every_slot(good: Fleet) -> None:
         need = more
 
 
+@pytest.mark.servers
 def test_site_yml_stops_before_it_changes_anything(tmp_path: Path) -> None:
     hosts = inventory()
     hosts["all"]["hosts"]["one"]["headrace_lanes"] = ["cpu", "quick"]
