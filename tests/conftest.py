@@ -1,8 +1,8 @@
 """Real PostgreSQL and Redis for the tests that need them, and the processes of Headrace as fixtures.
 
 Each test belongs to a tier, and each tier runs alone (`-m unit`): `unit` starts no server; `servers` starts PostgreSQL
-and Redis, and what else its fixtures start, or runs a whole playbook; `hosts` starts containers. The tier follows from the fixtures of a test and
-from the folder that it is in. Tests run side by side (`-n 4`), each process with servers of its own.
+and Redis, and what else its fixtures start, or runs a whole playbook; `hosts` starts containers. The tier follows from
+the fixtures of a test and from the folder that it is in. Tests run side by side (`-n 4`), each process with servers of its own.
 """
 
 import os
@@ -158,7 +158,7 @@ def pytest_configure(config: pytest.Config) -> None:
     with suppress(ValueError):  # an xdist worker that is not in its main thread
         end_on_signals()
     only_sends_tests_out = config.option.dist != "no" and not hasattr(config, "workerinput")
-    if config.option.collectonly or config.option.help or only_sends_tests_out:
+    if config.option.help or only_sends_tests_out:
         return
     servers = Servers()
     for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
