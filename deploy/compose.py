@@ -10,6 +10,7 @@
 docs/compose.md says more. Needs nothing but Python and Docker.
 """
 
+import configparser
 import hashlib
 import os
 import re
@@ -72,10 +73,16 @@ def make_secrets() -> None:
     broker = keep("redis_password", secrets.token_urlsafe(32))
     write("database_url", f"postgresql://headrace:{database}@postgres:5432/headrace")
     write("broker_url", f"redis://headrace:{broker}@redis:6379/0")
-    digest = hashlib.sha256(broker.encode()).hexdigest()
-    may = "~* &* +@all -@admin -@dangerous +info"
-    write("redis_users", f"user default off\nuser headrace on #{digest} {may}")
+    write("redis_users", broker_users(broker))
     write("extra_ca", extra_authorities())
+
+
+def broker_users(password: str) -> str:
+    """Redis's file of users: ours, with what deploy/broker.ini lets the application do."""
+    rules = configparser.ConfigParser()
+    rules.read(ROOT / "deploy/broker.ini")
+    may, digest = rules["users"], hashlib.sha256(password.encode()).hexdigest()
+    return f"user default {may['default']}\nuser headrace on #{digest} {may['application']}"
 
 
 def extra_authorities() -> str:
