@@ -46,8 +46,7 @@ class Bare:
         self.remove()  # of a run that was killed
         options = ["--detach", f"--name={self.container}", "--label=headrace.role", f"--hostname={NAME}", *HOST_ARGS]
         sh("docker", "run", *options, f"headrace-machine:{RELEASE}")
-        running = ("docker", "exec", self.container, "systemctl", "is-system-running")
-        wait_until(lambda: testinfra.get_host("local://").run(" ".join(running)).stdout == "running\n", 60, "it is up")
+        wait_until(lambda: self.machine.run("systemctl is-system-running").stdout == "running\n", 60, "systemd is up")
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         self.ip = sh("docker", "inspect", f"--format={form}", self.container).stdout.strip()
         self.inventory.write_text(json.dumps({"all": self._inventory()}))
@@ -76,7 +75,8 @@ class Bare:
         try:
             done = sh(BIN / "ansible-playbook", "-i", self.inventory, *command, ANSIBLE_PIPELINING="1")
         except AssertionError as error:
-            error.add_note(self.machine.run(f"journalctl --no-pager -n 20 -o cat -u '{self.role}*' -u nftables -u ssh").stdout)
+            units = f"-u '{self.role}*' -u nftables -u ssh"
+            error.add_note(self.machine.run(f"journalctl --no-pager -n 20 -o cat {units}").stdout)
             raise
         return changed(done.stdout)[NAME]
 
