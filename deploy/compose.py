@@ -1,4 +1,4 @@
-"""The front door of the laptop pipeline: makes what docker-compose.yml needs, starts it, and says where it is.
+"""Starts the laptop pipeline: makes what docker-compose.yml needs, brings it up, and says where it is.
 
     make compose                     build, start, wait until all of it is healthy, print the address and the login
     make compose ARGS='up --scale worker-cpu=3'
@@ -28,7 +28,7 @@ CLEAR_LINE = "\x1b[2K"  # Compose writes it even into a pipe
 
 
 class ComposeError(RuntimeError):
-    """It cannot go on; the message is one sentence for the user."""
+    """A command cannot continue; the message is one sentence for the user."""
 
 
 def say(text: str) -> None:
@@ -49,13 +49,13 @@ def read(*argv: str) -> str:
 
 
 def keep(name: str, value: str) -> str:
-    """A secret that is made once."""
+    """A secret: what its file has, or `value`, which becomes its content."""
     file = FOLDER / name
     return file.read_text().strip() if file.exists() else write(name, value)
 
 
 def write(name: str, value: str) -> str:
-    """Readable for every user of a container, whatever its number; on this machine, the folder keeps others out."""
+    """Write a secret, readable for every user of a container; on this machine, the folder keeps others out."""
     file = FOLDER / name
     if not file.exists() or file.read_text() != value + "\n":
         file.write_text(value + "\n")
@@ -64,7 +64,11 @@ def write(name: str, value: str) -> str:
 
 
 def make_secrets() -> None:
-    """Random ones where there are none yet; the rest is written anew from them, so that it always fits."""
+    """Make the random ones that are missing, and write anew what is composed of them, so that all of it agrees.
+
+    Raises:
+        ComposeError: a file of certificates cannot be read.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     FOLDER.chmod(0o700)
     keep("secret_key", secrets.token_urlsafe(48))
@@ -96,7 +100,7 @@ def extra_authorities() -> str:
 
 
 def tell_compose() -> None:
-    """.env is where `docker compose` looks by itself; whatever else stands in it is its owner's."""
+    """Name the folder of secrets in .env, which `docker compose` reads; other lines of it stay as they are."""
     if "SECRETS_FOLDER" in os.environ:
         return
     file = ROOT / ".env"
@@ -109,7 +113,11 @@ def tell_compose() -> None:
 
 
 def get_images() -> None:
-    """Every image that ours are made of, and the servers': pulled, or stood in for."""
+    """Pull every image that docker-compose.yml and the Dockerfile name, or build its stand-in.
+
+    Raises:
+        ComposeError: there is neither.
+    """
     texts = [(ROOT / name).read_text() for name in ("docker-compose.yml", "deploy/images/app/Dockerfile")]
     for image in sorted({name for text in texts for name in PULLED.findall(text)}):
         debian = re.fullmatch(r"debian:(\w+)-slim", image)
@@ -119,7 +127,11 @@ def get_images() -> None:
 
 
 def prepare() -> None:
-    """After this, `docker compose up --build` works."""
+    """Do what `docker compose up --build` needs.
+
+    Raises:
+        ComposeError: something is missing here, or cannot be had.
+    """
     if run("deploy/prepare", "compose"):
         raise ComposeError("Docker or Compose is missing: see above.")
     make_secrets()
@@ -131,7 +143,11 @@ def prepare() -> None:
 
 
 def up(options: list[str]) -> None:
-    """Build, start, wait, and say how to go on."""
+    """Build, start, wait, and say how to go on.
+
+    Raises:
+        ComposeError: not all of it is up.
+    """
     prepare()
     if run("docker", "compose", "up", "--build", "--detach", "--wait", "--remove-orphans", *options):
         run("docker", "compose", "ps", "--all", "--format", "table {{.Service}}\t{{.Status}}")
@@ -140,7 +156,7 @@ def up(options: list[str]) -> None:
 
 
 def load(options: list[str]) -> int:
-    """A load test of what runs, as the user of this machine, so that the report is theirs; its status."""
+    """Load what runs, as the user of this machine, so that they own the report; the status of the load test."""
     token = read("docker", "compose", "exec", "-T", "web", "python", "manage.py", "create_api_token", USER)
     if not token:
         raise ComposeError("There is nothing to load: start it first, with `SYNTHETIC_KINDS=1 make compose`.")
@@ -151,7 +167,7 @@ def load(options: list[str]) -> int:
 
 
 def what_is_wrong() -> str:
-    """migrate runs before everything of ours, and finds out first."""
+    """Why the start failed: migrate runs before everything else of ours, so its last line says it if it can."""
     if read("docker", "compose", "ps", "--all", "--format", "{{.ExitCode}}", "migrate") in ("", "0"):
         return "Not all of it is up: see the table above, and then docker compose logs SERVICE."
     said = read("docker", "compose", "logs", "--no-log-prefix", "--tail", "1", "migrate").removeprefix(CLEAR_LINE)
