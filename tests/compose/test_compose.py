@@ -146,6 +146,16 @@ def test_a_worker_that_does_not_fit_says_so_in_one_sentence(pipeline):
     assert re.fullmatch(r"this container has 100 MB.* takes 140 MB: give it 140 MB, or .*\.", last), done.stderr
 
 
+def test_a_restarted_broker_keeps_what_is_queued(pipeline):
+    [broker] = pipeline.containers("redis")
+    cli = 'REDISCLI_AUTH="$(cat /run/secrets/redis_password)" redis-cli --user headrace'
+    transaction = r"printf 'MULTI\nLPUSH kept one\nLPUSH kept two\nEXEC\n'"
+    pipeline.run(broker["Id"], "sh", "-c", f"{transaction} | {cli}")
+    pipeline.compose("restart", "redis")
+    kept = ("sh", "-c", f"{cli} LLEN kept")
+    wait_until(lambda: pipeline.run(broker["Id"], *kept).stdout == "2\n", why="Redis has read its file back")
+
+
 # That nobody can do more than they must
 
 
