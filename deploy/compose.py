@@ -1,4 +1,4 @@
-"""The front door of the laptop pipeline: makes what docker-compose.yml needs, starts it, and says where it is.
+"""Starts the laptop pipeline: makes what docker-compose.yml needs, brings it up, and says where it is.
 
     make compose                     build, start, wait until all of it is healthy, print the address and the login
     make compose ARGS='up --scale worker-cpu=3'
@@ -10,6 +10,7 @@
 docs/compose.md says more. Needs nothing but Python and Docker.
 """
 
+import configparser
 import hashlib
 import os
 import re
@@ -27,7 +28,7 @@ CLEAR_LINE = "\x1b[2K"  # Compose writes it even into a pipe
 
 
 class ComposeError(RuntimeError):
-    """The command cannot be carried out; the message is one sentence for the user."""
+    """A command cannot continue; the message is one sentence for the user."""
 
 
 def say(text: str) -> None:
@@ -35,7 +36,7 @@ def say(text: str) -> None:
 
 
 def run(*argv: str) -> int:
-    """A program's status; its output goes to the terminal."""
+    """A program's status; it speaks to the terminal itself."""
     return subprocess.run(argv, cwd=ROOT, check=False).returncode  # noqa: S603
 
 
@@ -48,13 +49,13 @@ def read(*argv: str) -> str:
 
 
 def keep(name: str, value: str) -> str:
-    """A secret from its file; where there is none, the file is made with this value."""
+    """A secret: what its file has, or `value`, which becomes its content."""
     file = FOLDER / name
     return file.read_text().strip() if file.exists() else write(name, value)
 
 
 def write(name: str, value: str) -> str:
-    """Readable for every user in a container, whatever its number; on this machine only its owner enters the folder."""
+    """Write a secret, readable for every user of a container; on this machine, the folder keeps others out."""
     file = FOLDER / name
     if not file.exists() or file.read_text() != value + "\n":
         file.write_text(value + "\n")
@@ -63,7 +64,11 @@ def write(name: str, value: str) -> str:
 
 
 def make_secrets() -> None:
-    """Random ones where there are none yet; what is derived from them is always rewritten."""
+    """Make the random ones that are missing, and write anew what is composed of them, so that all of it agrees.
+
+    Raises:
+        ComposeError: a file of certificates cannot be read.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     FOLDER.chmod(0o700)
     keep("secret_key", secrets.token_urlsafe(48))
@@ -72,10 +77,16 @@ def make_secrets() -> None:
     broker = keep("redis_password", secrets.token_urlsafe(32))
     write("database_url", f"postgresql://headrace:{database}@postgres:5432/headrace")
     write("broker_url", f"redis://headrace:{broker}@redis:6379/0")
-    digest = hashlib.sha256(broker.encode()).hexdigest()
-    may = "~* &* +@all -@admin -@dangerous +info"
-    write("redis_users", f"user default off\nuser headrace on #{digest} {may}")
+    write("redis_users", broker_users(broker))
     write("extra_ca", extra_authorities())
+
+
+def broker_users(password: str) -> str:
+    """Redis's file of users: ours, with what deploy/broker.ini lets the application do."""
+    rules = configparser.ConfigParser()
+    rules.read(ROOT / "deploy/broker.ini")
+    may, digest = rules["users"], hashlib.sha256(password.encode()).hexdigest()
+    return f"user default {may['default']}\nuser headrace on #{digest} {may['application']}"
 
 
 def extra_authorities() -> str:
@@ -89,7 +100,7 @@ def extra_authorities() -> str:
 
 
 def tell_compose() -> None:
-    """`docker compose` reads .env by itself; its other lines belong to the user and stay."""
+    """Name the folder of secrets in .env, which `docker compose` reads; other lines of it stay as they are."""
     if "SECRETS_FOLDER" in os.environ:
         return
     file = ROOT / ".env"
@@ -102,7 +113,11 @@ def tell_compose() -> None:
 
 
 def get_images() -> None:
-    """Every image that ours are made of, and the servers': pulled, or stood in for."""
+    """Pull every image that docker-compose.yml and the Dockerfile name, or build its stand-in.
+
+    Raises:
+        ComposeError: there is neither.
+    """
     texts = [(ROOT / name).read_text() for name in ("docker-compose.yml", "deploy/images/app/Dockerfile")]
     for image in sorted({name for text in texts for name in PULLED.findall(text)}):
         debian = re.fullmatch(r"debian:(\w+)-slim", image)
@@ -112,7 +127,11 @@ def get_images() -> None:
 
 
 def prepare() -> None:
-    """After this, `docker compose up --build` works."""
+    """Do what `docker compose up --build` needs.
+
+    Raises:
+        ComposeError: something is missing here, or cannot be had.
+    """
     if run("deploy/prepare", "compose"):
         raise ComposeError("Docker or Compose is missing: see above.")
     make_secrets()
@@ -124,7 +143,11 @@ def prepare() -> None:
 
 
 def up(options: list[str]) -> None:
-    """Build, start, wait until all is healthy, and print what to do next."""
+    """Build, start, wait, and say how to go on.
+
+    Raises:
+        ComposeError: not all of it is up.
+    """
     prepare()
     if run("docker", "compose", "up", "--build", "--detach", "--wait", "--remove-orphans", *options):
         run("docker", "compose", "ps", "--all", "--format", "table {{.Service}}\t{{.Status}}")
@@ -133,7 +156,7 @@ def up(options: list[str]) -> None:
 
 
 def load(options: list[str]) -> int:
-    """A load test of what runs, as the user of this machine, so that the report is theirs; its status."""
+    """Load what runs, as the user of this machine, so that they own the report; the status of the load test."""
     token = read("docker", "compose", "exec", "-T", "web", "python", "manage.py", "create_api_token", USER)
     if not token:
         raise ComposeError("There is nothing to load: start it first, with `SYNTHETIC_KINDS=1 make compose`.")
@@ -144,7 +167,7 @@ def load(options: list[str]) -> int:
 
 
 def what_is_wrong() -> str:
-    """migrate runs before everything else of ours, so it is the first to fail."""
+    """Why the start failed: migrate runs before everything else of ours, so its last line says it if it can."""
     if read("docker", "compose", "ps", "--all", "--format", "{{.ExitCode}}", "migrate") in ("", "0"):
         return "Not all of it is up: see the table above, and then docker compose logs SERVICE."
     said = read("docker", "compose", "logs", "--no-log-prefix", "--tail", "1", "migrate").removeprefix(CLEAR_LINE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -19,6 +20,7 @@ from harness import APP, BIN, ROOT
 STATE = ROOT / "var/cluster"
 FRESH_S = 1500
 SUBNET = {name: value for name, value in os.environ.items() if name == "HEADRACE_SUBNET"}
+RECAP = re.compile(r"^(\w+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.M)
 Json = dict[str, Any]
 
 
@@ -36,6 +38,11 @@ def sh(*argv: str | Path, seconds: float = FRESH_S, **environment: str) -> subpr
     )
     assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+def changed(output: str) -> dict[str, int]:
+    """How many tasks of a playbook's run have changed something, by host."""
+    return {name: int(count) for name, _, count, _, _ in RECAP.findall(output)}
 
 
 class Cluster:
@@ -168,9 +175,9 @@ class Clusters:
         self.up, self._down = None, ()
 
 
-def missing() -> str:
-    """What keeps clusters from being brought up here; empty: nothing. In CI that fails the tests that ask."""
-    done = subprocess.run(["deploy/prepare", "vagrant"], cwd=ROOT, capture_output=True, text=True, check=False)
+def missing(*more: str) -> str:
+    """What keeps containers (and more) from being brought up here; empty: nothing. In CI the tests that ask fail."""
+    done = subprocess.run(["deploy/prepare", *more], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
     why = (done.stderr or done.stdout).strip().splitlines()[-1]

@@ -20,7 +20,7 @@ SAID = "journalctl --no-pager -n 15 -o cat -u 'headrace-*' -u redis-server -u ng
 @pytest.fixture(scope="session")
 def clusters(pytestconfig: pytest.Config) -> Iterator[Clusters]:
     mode = pytestconfig.getoption("cluster")
-    if mode == "fresh" and (why := missing()):
+    if mode == "fresh" and (why := missing("vagrant")):
         pytest.skip(why)
     found = Clusters(mode)
     pytestconfig.stash[CLUSTERS] = found

@@ -55,7 +55,7 @@ class Pipeline:
             "FETCH_ALLOW": "site:8080",
         }
 
-    def front_door(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def make_compose(self, *options: str) -> subprocess.CompletedProcess[str]:
         """What `make compose` runs."""
         command = [sys.executable, "deploy/compose.py", *options]
         return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)

@@ -36,7 +36,7 @@ def pipeline() -> Iterator[Pipeline]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
     one = Pipeline()
     try:
-        done = one.front_door()
+        done = one.make_compose()
         assert done.returncode == 0, done.stdout + done.stderr + one.logs()
         one.welcome = done.stdout
         yield one
@@ -48,7 +48,7 @@ def pipeline() -> Iterator[Pipeline]:
 # That it works
 
 
-def test_the_front_door_says_where_it_is_and_who_may_sign_in(pipeline):
+def test_make_compose_says_where_it_is_and_who_may_sign_in(pipeline):
     assert f"Headrace runs at {pipeline.address}/" in pipeline.welcome
     password = re.search(r"sign in +headrace / (\S+)", pipeline.welcome)[1]
     with httpx2.Client(base_url=pipeline.address, follow_redirects=True, trust_env=False) as browser:
@@ -76,7 +76,7 @@ def test_a_job_of_every_kind_is_followed_to_its_verified_end(pipeline):
 
 
 def test_it_holds_a_load_from_request_to_result(pipeline):
-    done = pipeline.front_door("load", "--shape", "smoke")
+    done = pipeline.make_compose("load", "--shape", "smoke")
     last = done.stdout.strip().splitlines()[-1]
     assert re.fullmatch(r"load: (\d+) submitted, \1 verified, 0 lost, 0 double, 0 wrong: PASS", last), done.stdout
     assert done.returncode == 0
@@ -146,6 +146,16 @@ def test_a_worker_that_does_not_fit_says_so_in_one_sentence(pipeline):
     assert re.fullmatch(r"this container has 100 MB.* takes 140 MB: give it 140 MB, or .*\.", last), done.stderr
 
 
+def test_a_restarted_broker_keeps_what_is_queued(pipeline):
+    [broker] = pipeline.containers("redis")
+    cli = 'REDISCLI_AUTH="$(cat /run/secrets/redis_password)" redis-cli --user headrace'
+    transaction = r"printf 'MULTI\nLPUSH kept one\nLPUSH kept two\nEXEC\n'"
+    pipeline.run(broker["Id"], "sh", "-c", f"{transaction} | {cli}")
+    pipeline.compose("restart", "redis")
+    kept = ("sh", "-c", f"{cli} LLEN kept")
+    wait_until(lambda: pipeline.run(broker["Id"], *kept).stdout == "2\n", why="Redis has read its file back")
+
+
 # That nobody can do more than they must
 
 
@@ -209,7 +219,7 @@ def test_secrets_are_in_files_and_nowhere_else(pipeline):
 
 def test_secrets_are_made_once(pipeline):
     before = {file.name: file.read_text() for file in SECRETS.iterdir()}
-    assert pipeline.front_door("prepare").returncode == 0
+    assert pipeline.make_compose("prepare").returncode == 0
     assert {file.name: file.read_text() for file in SECRETS.iterdir()} == before
 
 
@@ -243,7 +253,7 @@ def test_no_secrets_at_all_is_one_sentence_that_names_the_mend(pipeline):
 def test_new_secrets_for_an_old_volume_stop_the_start_with_a_sentence(pipeline):
     right = (SECRETS / "postgres_password").read_text()
     (SECRETS / "postgres_password").write_text("not-that-of-the-volume")
-    done = pipeline.front_door()
+    done = pipeline.make_compose()
     (SECRETS / "postgres_password").write_text(right)
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]

@@ -15,6 +15,10 @@ from tests.deploy.rehearsal import inventory, rehearse
 PLAYBOOKS = ROOT / "playbooks"
 ROLES = sorted(path for path in (PLAYBOOKS / "roles").iterdir() if path.is_dir())
 BY_THE_APP = {"web", "celery_worker", "celery_beat"}  # the role app installs what they run
+VERBS = {
+    "fleet": ["facts", "preflight"],  # makes nothing of a host: it knows, and refuses
+    "python_env": ["install"],  # included by app and loadgen, which configure and run what is in it
+}
 NO_COMMENTS = {"users.acl.j2"}  # Redis reads no comment in it
 OURS = re.compile(r"config\.settings|\bjobs\.[a-z_]|\bkinds\b|manage\.py|HEADRACE_LANE")
 
@@ -43,13 +47,8 @@ def options(role: Path) -> dict[str, Any]:
 
 
 def verbs(role: Path) -> list[str]:
-    if role.name == "fleet":  # makes nothing of a host: it knows, and refuses
-        return ["facts", "preflight"]
-    return [
-        verb
-        for verb in ("preflight", "install", "configure", "run")
-        if verb != "install" or role.name not in BY_THE_APP
-    ]
+    verbs = ["preflight", "install", "configure", "run"]
+    return VERBS.get(role.name, [verb for verb in verbs if verb != "install" or role.name not in BY_THE_APP])
 
 
 def files(*patterns: str) -> list[Path]:
@@ -109,7 +108,8 @@ def test_every_role_has_a_page_with_its_command_and_real_inputs(role: Path) -> N
     page = (role / "README.md").read_text()
     assert page.startswith(f"# {role.name}\n")
     assert len(page.splitlines()) <= 22
-    tag = {"fleet": "plan.yml", "loadgen": "loadtest.yml"}.get(role.name, f"site.yml --tags {role.name}")
+    runs = {"fleet": "plan.yml", "loadgen": "loadtest.yml", "python_env": "site.yml --tags app"}
+    tag = runs.get(role.name, f"site.yml --tags {role.name}")
     assert f"ansible-playbook -i deploy/inventories/YOURS playbooks/{tag}`" in page
     named = set(re.findall(rf"`({role.name}_[a-z_]+)`", page))
     assert named <= set(inputs(role)) | {"fleet_host"}
@@ -124,8 +124,8 @@ def knows(variable: str) -> bool:
 
 
 @each_role
-def test_every_role_but_fleet_depends_on_fleet(role: Path) -> None:
-    if role.name != "fleet":
+def test_every_role_of_a_play_depends_on_fleet(role: Path) -> None:
+    if role.name not in VERBS:
         assert load(role / "meta/main.yml")["dependencies"] == ["fleet"]
 
 
@@ -167,7 +167,7 @@ def test_a_group_of_a_regular_expression_is_not_a_backslash_and_a_digit(path: Pa
 def test_ansible_accepts_every_default_on_every_host(tmp_path: Path) -> None:
     said = [rehearse(tmp_path, playbook, inventory()) for playbook in ("site.yml", "loadtest.yml")]
     assert [one for one in said if not one.startswith("0\n")] == []
-    for role in ROLES:
+    for role in [role for role in ROLES if role.name != "python_env"]:  # included when there is something to build
         assert f"TASK [{role.name} : Validating arguments against arg spec 'main'" in "".join(said)
 
 

@@ -1,19 +1,12 @@
 """Running the playbooks again: nothing changes; what is asked changes, and only that; what cannot work is refused."""
 
-import re
 import subprocess
 
 import pytest
 
 from harness import BIN, ROOT
 from harness.waiting import wait_until
-from tests.clusters import Cluster, sh
-
-RECAP = re.compile(r"^(\w+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.M)
-
-
-def changed(output: str) -> dict[str, int]:
-    return {name: int(count) for name, _, count, _, _ in RECAP.findall(output)}
+from tests.clusters import RECAP, Cluster, changed, sh
 
 
 def test_second_run_changes_nothing(local: Cluster) -> None:
