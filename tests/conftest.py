@@ -2,7 +2,8 @@
 
 Each test belongs to a tier, and each tier runs alone (`-m unit`): `unit` starts no server; `servers` starts PostgreSQL
 and Redis, and what else its fixtures start, or runs a whole playbook; `hosts` starts containers. The tier follows from
-the fixtures of a test and from the folder that it is in. Tests run side by side (`-n 4`), each process with servers of its own.
+the fixtures of a test and from the folder that it is in. Tests run side by side (`-n 4`), each process with servers of
+its own.
 """
 
 import os
