@@ -81,12 +81,14 @@ def _scope(item: pytest.Item, fixture: str) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test its tier and its group, and order the groups by how long they take."""
+    from tests.fleets import place
+
     order = list(TOGETHER.values())
     for item in items:
         item.add_marker(tier_of(item))
         if group := group_of(item):
             item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: order.index(group) if (group := group_of(item)) in order else len(order))
+    items.sort(key=lambda item: (order.index(group) if (group := group_of(item)) in order else len(order), place(item)))
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------

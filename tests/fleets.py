@@ -54,17 +54,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome: Any = yield
     report = outcome.get_result()
     clusters = item.config.stash.get(CLUSTERS, None)
-    if report.when == "call" and report.failed and clusters and clusters.up and _place(item):
+    if report.when == "call" and report.failed and clusters and clusters.up and place(item):
         for name in clusters.up.machines:
             report.sections.append((f"journal of {name}", clusters.up.host(name).run(SAID).stdout))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters last, drills after the tests of hosts that are well, and the small one after the other."""
-    items.sort(key=_place)
-
-
-def _place(item: pytest.Item) -> int:
+def place(item: pytest.Item) -> int:
+    """Tests of hosts that are well, then drills, then the small cluster; 0: it needs no cluster."""
     if DRILLS in item.path.parents:
         return 2 if "scene" in getattr(item, "fixturenames", ()) else 0
     if HOSTS in item.path.parents:
