@@ -20,7 +20,7 @@ cluster: .venv/.deploy  ## bring the local cluster up in containers and provisio
 load: .venv/.load  ## load a running Headrace and audit it (HEADRACE_TOKEN; ARGS='--shape smoke --host ADDRESS')
 	@.venv/bin/python -m loadtests $(ARGS)
 
-drills: .venv/.dev .venv/.deploy .venv/.load  ## break the local cluster on purpose, under load, and audit it (ARGS=--list, ARGS='worker-killed')
+drills: .venv/.demo .venv/.deploy .venv/.load  ## break the local cluster on purpose, under load, and audit it (ARGS=--list, ARGS='worker-killed')
 	@.venv/bin/python -m drills $(ARGS)
 
 bench: .venv/.demo  ## side by side with the deployment most people copy: ratios (ARGS=--quick: a minute; ARGS=--full: all)
@@ -30,7 +30,7 @@ test: .venv/.dev .venv/.deploy .venv/.load  ## run every check and test (ARGS ar
 	@tests/prepare
 	@.venv/bin/pytest -n 5 --dist loadgroup --durations 25 $(ARGS)
 
-check: .venv/.dev .venv/.deploy .venv/.load  ## style, types and every test that starts no server: under a minute
+check: .venv/.dev .venv/.deploy .venv/.load  ## style, types and every test that starts no server
 	@.venv/bin/pytest -n 2 --dist loadgroup -q -m unit $(ARGS)
 
 requirements:  ## compile requirements/*.in to *.txt, for every Python that we support
