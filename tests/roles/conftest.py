@@ -21,7 +21,7 @@ from tests.deploy.rehearsal import SECRETS
 
 RELEASE = "trixie"
 NAME = "bare"  # in the inventory
-GROUP_OF = {"base": "edge", "nginx": "edge", "postgresql": "db", "redis": "broker"}
+GROUP_OF = {"app": "edge", "base": "edge", "nginx": "edge", "postgresql": "db", "redis": "broker"}
 SITE = "edge.test"
 
 
