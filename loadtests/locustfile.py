@@ -21,7 +21,6 @@ from loadtests.progress import Progress
 from loadtests.users import CLOSED, Arrivals, Batch, Keyed, Poll, Single
 
 __all__ = ["Arrivals", "Batch", "Keyed", "Poll", "Single", "Stages"]
-PROCESSES = [1]  # how many share the rate, as the master told a worker; the last one counts
 GRACE_S = 10.0  # after a Ctrl-C, for the jobs that are under way
 Environment = Any
 NEWS = TypeAdapter(News)
@@ -89,7 +88,6 @@ def begin(environment: Environment, runner: Any, **_: Any) -> None:
     """Prepare the run: mistakes of the user, and a server that does not fit, are found before a job is submitted."""
     if isinstance(runner, WorkerRunner):
         runner.register_message("ending", lambda **_: context.current().ending.set())
-        runner.register_message("processes", lambda msg, **_: PROCESSES.append(msg.data["processes"]))
         return
     prepare(environment)
     gevent.signal_handler(signal.SIGINT, interrupt)
@@ -131,13 +129,12 @@ def interrupt() -> None:
 
 @events.test_start.add_listener
 def start(environment: Environment, **_: Any) -> None:
-    """Start the run's time."""
-    runner = environment.runner
-    worker = isinstance(runner, WorkerRunner)
+    """Start the run's time. The number of processes that share the rate is an option, since workers are told these."""
+    given, worker = environment.parsed_options, isinstance(environment.runner, WorkerRunner)
+    if not worker:
+        given.sharing = getattr(environment.runner, "worker_count", 1)
     run = prepare(environment) if worker else context.current()
-    run.processes = PROCESSES[-1] if worker else getattr(runner, "worker_count", 1)
-    if isinstance(runner, MasterRunner):
-        runner.send_message("processes", {"processes": run.processes})
+    run.processes = given.sharing
     run.begin(worker)
     if not worker:
         run.hide_progress = Progress(run).stop
