@@ -4,7 +4,7 @@ import re
 import signal
 
 from harness.waiting import wait_until
-from tests.loadtests.loading import CLOSED, OPEN
+from tests.loadtests.loading import CLOSED, OPEN, PATIENCE_S
 
 LAST = re.compile(r"load: (\d+) submitted, (\d+) verified, (\d+) lost, (\d+) double, (\d+) wrong: (PASS|FAIL)")
 
@@ -80,7 +80,7 @@ def test_a_generator_that_is_too_slow_to_be_believed_turns_the_run_red(demo, loa
 def test_a_slowed_lane_turns_the_run_red_and_no_other(demo, load, stopped_io):
     waiting = "SELECT count(*) FROM jobs_job WHERE lane = 'io' AND state = 'queued'"
     run = load(OPEN)
-    wait_until(lambda: demo.ledger(waiting)[0][0] >= 20, 60, "jobs pile up")
+    wait_until(lambda: demo.ledger(waiting)[0][0] >= 20, PATIENCE_S, "jobs pile up")
     demo.signal_worker("io", signal.SIGCONT)
     assert run.wait() == 1, run.said
     number, verdict = counts(run)
@@ -96,9 +96,11 @@ def test_a_lost_job_turns_the_run_red(demo, load):
     run = load(CLOSED)
     running = "SELECT id FROM jobs_job WHERE kind = 'wait' AND state = 'running' AND id > ? LIMIT 1"
     stuck = "UPDATE jobs_job SET open_parts = 1, lease_until = NULL WHERE id = ? AND state = 'running' RETURNING id"
-    job = wait_until(
-        lambda: [one for row in demo.ledger(running, before) for one in demo.ledger(stuck, *row)], 60, "one is running"
-    )[0][0]
+
+    def one_that_is_stuck():
+        return [one for row in demo.ledger(running, before) for one in demo.ledger(stuck, *row)]
+
+    job = wait_until(one_that_is_stuck, PATIENCE_S, "one is running")[0][0]
     assert run.wait() == 1, run.said
     number, verdict = counts(run)
     assert (number["lost"], verdict) == (1, "FAIL")
