@@ -28,7 +28,7 @@ bench: .venv/.demo  ## side by side with the deployment most people copy: ratios
 
 test: .venv/.dev .venv/.deploy .venv/.load  ## run every check and test (ARGS are pytest's); as root on Debian, installs what they need
 	@tests/prepare
-	@.venv/bin/pytest -n 5 --dist loadgroup --durations 25 $(ARGS)
+	@.venv/bin/pytest -n 4 --dist loadgroup --durations 25 $(ARGS)
 
 check: .venv/.dev .venv/.deploy .venv/.load  ## style, types and every test that starts no server
 	@.venv/bin/pytest -n 2 --dist loadgroup -q -m unit $(ARGS)

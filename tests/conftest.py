@@ -36,8 +36,9 @@ ON_SQLITE = os.environ.get("HEADRACE_TEST_DATABASE") == "sqlite"  # test_on_sqli
 CONTAINERS, DEMOS = ("compose", "hosts", "roles"), ("demo", "e2e")  # folders
 NEED_SERVERS = {"broker", "database_url", "db", "demo", "django_db_setup", "process_env", "ran"}
 NEED_CONTAINERS = {"clusters", "pipeline"}
-# What takes longest begins first; each of these has one thing that all its tests share, so one process runs them all.
-TOGETHER = {"clusters": "cluster", "pipeline": "compose", "demo": "demo", "ran": "bench"}
+# One process takes these, one after the other and before all else: two of them at the same time would be too much for
+# two cores, and the drills, which come last, want a machine that does nothing else.
+ONE_BY_ONE = {"hosts": "containers", "ran": "containers", "demo": "demo"}  # what a test has (tier, fixture): its group
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,9 +69,9 @@ def tier_of(item: pytest.Item) -> str:
 def group_of(item: pytest.Item) -> str | None:
     """Tests of one group run in one process, because they share something that is costly to start."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    shared = next((group for fixture, group in TOGETHER.items() if fixture in fixtures), None)
+    shared = next((group for what, group in ONE_BY_ONE.items() if what in {*fixtures, tier_of(item)}), None)
     costly = [name for name in fixtures if _scope(item, name) == "module"]
-    return shared or (str(item.path) if costly else None)
+    return shared or (str(item.path.relative_to(ROOT)) if costly else None)
 
 
 def _scope(item: pytest.Item, fixture: str) -> str:
@@ -80,15 +81,16 @@ def _scope(item: pytest.Item, fixture: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its tier and its group, and order the groups by how long they take."""
+    """Give each test its tier and its group. The groups come first, and in that of containers the clusters last."""
     from tests.fleets import place
 
-    order = list(TOGETHER.values())
-    for item in items:
+    groups = {item: group_of(item) for item in items}
+    for item, group in groups.items():
         item.add_marker(tier_of(item))
-        if group := group_of(item):
+        if group:
             item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (order.index(group) if (group := group_of(item)) in order else len(order), place(item)))
+    first = list(dict.fromkeys(ONE_BY_ONE.values()))
+    items.sort(key=lambda item: (first.index(groups[item]) if groups[item] in first else len(first), place(item)))
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from harness import BIN
 from tests.clusters import Cluster, Clusters, missing, sh
 
-HOSTS, DRILLS = Path(__file__).with_name("hosts"), Path(__file__).with_name("drills")
+DRILLS = Path(__file__).with_name("drills")
 SAID = "journalctl --no-pager -n 15 -o cat -u 'headrace-*' -u redis-server -u nginx"
 
 
@@ -61,8 +61,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def place(item: pytest.Item) -> int:
     """Tests of hosts that are well, then drills, then the small cluster; 0: it needs no cluster."""
-    if DRILLS in item.path.parents:
-        return 2 if "scene" in getattr(item, "fixturenames", ()) else 0
-    if HOSTS in item.path.parents:
-        return 3 if "small" in getattr(item, "fixturenames", ()) else 1
-    return 0
+    fixtures = getattr(item, "fixturenames", ())
+    if "clusters" not in fixtures:
+        return 0
+    return 3 if "small" in fixtures else 2 if DRILLS in item.path.parents else 1
