@@ -115,7 +115,7 @@ def test_once_verifies_a_job_of_every_kind_and_leaves_nothing(run):
 def test_a_worker_that_is_killed_costs_time_but_no_job(run):
     run.start("--once").until_up()
     for pid, arguments in run.processes().items():
-        if "-n cpu-1@" in arguments:
+        if "--hostname=cpu-1@" in arguments:
             os.kill(pid, signal.SIGKILL)
     assert run.wait() == 0, run.printed + run.complained
     assert "cpu-1 was killed by SIGKILL; it is started again" in run.printed

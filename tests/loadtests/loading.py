@@ -38,9 +38,9 @@ OPEN = CLOSED | {
     "deadline_s": 60,
     "stages": [{"name": "only", "seconds": 8, "rate": 4}],
 }
-LIMITS = [
-    {"measure": "queue wait p95", "lanes": ["io"], "at_most": 10, "of": "run p50"},
-    {"measure": "queue wait p95", "lanes": ["quick"], "at_most": 10, "of": "latency target"},
+LIMITS = [  # other tests run beside these on two cores; test_runs.py sets a stricter one where it is to be missed
+    {"measure": "queue wait p95", "lanes": ["io"], "at_most": 100, "of": "run p50"},
+    {"measure": "queue wait p95", "lanes": ["quick"], "at_most": 20, "of": "latency target"},
     {"measure": "refused", "at_most": 0},
 ]
 
@@ -88,7 +88,7 @@ class Demo:
     def signal_worker(self, lane: str, number: int) -> None:
         """To every process of a lane's worker unit."""
         for pid, arguments in self.processes():
-            if any(one.startswith(f"{lane}-") for one in arguments):
+            if any(one.startswith(f"--hostname={lane}-") for one in arguments):
                 os.kill(pid, number)
 
     @property

@@ -4,7 +4,7 @@ import re
 import signal
 
 from harness.waiting import wait_until
-from tests.loadtests.loading import CLOSED, OPEN, PATIENCE_S
+from tests.loadtests.loading import CLOSED, LIMITS, OPEN, PATIENCE_S
 
 LAST = re.compile(r"load: (\d+) submitted, (\d+) verified, (\d+) lost, (\d+) double, (\d+) wrong: (PASS|FAIL)")
 
@@ -79,7 +79,8 @@ def test_a_generator_that_is_too_slow_to_be_believed_turns_the_run_red(demo, loa
 
 def test_a_slowed_lane_turns_the_run_red_and_no_other(demo, load, stopped_io):
     waiting = "SELECT count(*) FROM jobs_job WHERE lane = 'io' AND state = 'queued'"
-    run = load(OPEN)
+    strict = {"measure": "queue wait p95", "lanes": ["io"], "at_most": 10, "of": "run p50"}
+    run = load(OPEN, limits=[strict, *LIMITS[1:]])
     wait_until(lambda: demo.ledger(waiting)[0][0] >= 20, PATIENCE_S, "jobs pile up")
     demo.signal_worker("io", signal.SIGCONT)
     assert run.wait() == 1, run.said

@@ -347,7 +347,7 @@ def test_backlog_that_would_fill_the_broker_waits_in_the_ledger_and_is_worked_of
         wait_until(lambda: memory() > FULL, why="it is nearly full")
         assert Job.objects.filter(published_at=None).exists()
         worker = start_worker("quick")
-        assert {job.state for job in ended(3000, 120)} == {State.SUCCEEDED}
+        assert {job.state for job in ended(3000, 400)} == {State.SUCCEEDED}
         assert "OutOfMemory" not in worker.output()
 
 
