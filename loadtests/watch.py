@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -166,9 +167,8 @@ GROUPS = (
 
 def group_of(command: str) -> str:
     """The group of a process by its command line; empty if it is none of Headrace's."""
-    if "celery" in command and " -n " in command:
-        unit = command.partition(" -n ")[2].partition("@")[0]
-        return f"worker {unit.rpartition('-')[0]}"
+    if unit := re.search(r" --hostname=(\S+)-\d+@", command):  # deploy/worker.py writes it so
+        return f"worker {unit[1]}"
     return next((group for mark, group in GROUPS if mark in command), "")
 
 

@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+from config import lanes
+from deploy.sizing import size_host
+from deploy.worker import arguments
 from loadtests import watch
 
 
@@ -23,3 +26,11 @@ def test_stores_that_are_unknown_or_away_are_named():
     assert "refused" in away.missing["redis"]
     assert away.missing["postgresql"] == "HEADRACE_DATABASE_URL does not say where it is"
     assert away.samples == []
+
+
+def test_a_worker_is_counted_with_its_lane():
+    (plan, *_) = size_host(lanes.load().lanes, 2, 4096)
+    command = " ".join(["celery", *arguments(plan, f"{plan.lane}-1", [plan.lane])])
+    assert watch.group_of(command) == f"worker {plan.lane}"
+    assert watch.group_of("gunicorn config.wsgi -n web") == "web"
+    assert watch.group_of("bash") == ""
