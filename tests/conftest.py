@@ -36,10 +36,9 @@ ON_SQLITE = os.environ.get("HEADRACE_TEST_DATABASE") == "sqlite"  # test_on_sqli
 CONTAINERS, DEMOS = ("compose", "hosts", "roles"), ("demo", "e2e")  # folders
 NEED_SERVERS = {"broker", "database_url", "db", "demo", "django_db_setup", "process_env", "ran"}
 NEED_CONTAINERS = {"clusters", "pipeline"}
-# One process takes each of these groups, before all else. Two clusters, or one beside the laptop pipeline, would be too
-# much for two cores; and the drills, which come last, want a machine that does nothing else.
-ONE_BY_ONE = {"roles": "roles", "hosts": "containers", "ran": "containers", "demo": "demo"}
-"""What a test has (its folder, its tier or a fixture), and its group."""
+# One process takes these, one after the other and before all else: two of them at the same time would be too much for
+# two cores, and the drills, which come last, want a machine that does nothing else.
+ONE_BY_ONE = {"hosts": "containers", "ran": "containers", "demo": "demo"}  # what a test has (tier, fixture): its group
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,8 +69,7 @@ def tier_of(item: pytest.Item) -> str:
 def group_of(item: pytest.Item) -> str | None:
     """Tests of one group run in one process, because they share something that is costly to start."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    known = {*fixtures, tier_of(item), item.path.parent.name}
-    shared = next((group for what, group in ONE_BY_ONE.items() if what in known), None)
+    shared = next((group for what, group in ONE_BY_ONE.items() if what in {*fixtures, tier_of(item)}), None)
     costly = [name for name in fixtures if _scope(item, name) == "module"]
     return shared or (str(item.path.relative_to(ROOT)) if costly else None)
 
@@ -91,7 +89,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(tier_of(item))
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
-    first = ["containers", "roles", "demo"]
+    first = list(dict.fromkeys(ONE_BY_ONE.values()))
     items.sort(key=lambda item: (first.index(groups[item]) if groups[item] in first else len(first), place(item)))
 
 
