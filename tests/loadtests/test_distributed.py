@@ -24,7 +24,7 @@ def test_a_master_and_two_workers_make_one_run(demo, load, tmp_path, shape):
     assert [one.wait() for one in workers] == [0, 0], workers[0].said
     number, verdict = counts(master)
     assert verdict == "PASS"
-    assert number["submitted"] == number["verified"] > 20
+    assert number["submitted"] == number["verified"] > 5
     assert master.facts["run"]["processes"] == 2
     assert len([one for one in master.facts["generator"]["processes"] if one["cpu"] > 0]) >= 2
     if shape is OPEN:

@@ -344,7 +344,7 @@ def test_backlog_that_would_fill_the_broker_waits_in_the_ledger_and_is_worked_of
     with limited(0.66):
         for _ in range(12):
             submit(user.pk, [Submission("digest", {})] * 250)
-        wait_until(lambda: memory() > FULL, why="it is nearly full")
+        wait_until(lambda: memory() > FULL, 180, "it is nearly full")
         assert Job.objects.filter(published_at=None).exists()
         worker = start_worker("quick")
         assert {job.state for job in ended(3000, 400)} == {State.SUCCEEDED}
