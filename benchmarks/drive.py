@@ -18,21 +18,27 @@ _seeds: Iterator[int] = itertools.count(1)
 async def saturate(
     client: Client, case: Case, clients: int, times: tuple[float, float], read: Callable[[], Reading]
 ) -> tuple[list[Seen], Reading]:
-    """Keep `clients` jobs in flight; what ended within times[1] seconds after a ramp of times[0], and what it took."""
+    """Keep `clients` jobs in flight; what ended within times[1] seconds after a ramp of times[0], and what it took.
+
+    On a machine so slow that no job ends within that time, the measurement goes on until one has.
+    """
     ramp_s, seconds = times
     seen: list[Seen] = []
-    stop = asyncio.Event()
+    stop, one_more = asyncio.Event(), asyncio.Event()
 
     async def loop() -> None:
         while not stop.is_set():
             seen.append(await client.one(case.body(next(_seeds)), time.monotonic()))
+            one_more.set()
 
     async with asyncio.timeout(ramp_s + seconds + PATIENCE_S), asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(loop())
         await asyncio.sleep(ramp_s)
         began, before = time.monotonic(), read()
+        one_more.clear()
         await asyncio.sleep(seconds)
+        await one_more.wait()
         ended, after = time.monotonic(), read()
         stop.set()
     return [one for one in seen if began <= one.told_at < ended], after - before

@@ -148,9 +148,11 @@ class Redis(Server):
         return Process(self.name, [redis_binary(), self._config, "--port", str(self.port)], self.log)
 
     def _lets_us_in(self) -> bool:
+        """AUTH is answered while the data set is still loaded from disk; PING is not."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-            connection.sendall(f"AUTH {self.password}\r\n".encode())
-            return connection.recv(64).startswith(b"+OK")
+            connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
+            with connection.makefile("rb") as answers:
+                return answers.readline().startswith(b"+OK") and answers.readline().startswith(b"+PONG")
         return False
 
     def wipe(self) -> None:
