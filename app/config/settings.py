@@ -82,11 +82,16 @@ NOTICE_A_CUT = {
 }
 
 
+# Who meets a lock (a migration, an open transaction) gives up after this, and says so: many who wait are an outage.
+LOCK_TIMEOUT_S = 3
+
+
 def _postgresql(url: str, pool: int) -> dict[str, Any]:
     parts = conninfo_to_dict(url)
     names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
     options: dict[str, Any] = {"connect_timeout": 5, "application_name": "headrace", **NOTICE_A_CUT}
     options |= {key: value for key, value in parts.items() if key not in names.values()}
+    options["options"] = f"-c lock_timeout={LOCK_TIMEOUT_S}s {options.get('options', '')}".strip()
     if pool:
         options["pool"] = {"min_size": 1, "max_size": pool, "timeout": 5}
     return {

@@ -13,6 +13,7 @@ class Worker(models.Model):
     pool = models.CharField(max_length=10)
     concurrency = models.PositiveIntegerField()
     running = models.PositiveIntegerField()
+    holds = models.JSONField(default=list, db_default=[])  # the ids of the jobs that it runs
     started_at = models.DateTimeField(db_default=Now())
     seen_at = models.DateTimeField(db_default=Now())
 

@@ -1,7 +1,9 @@
 """What workers and sweepers write of themselves, for fleet/status.py to read."""
 
+from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -12,6 +14,12 @@ def heartbeat(name: str, description: dict[str, Any]) -> None:
     """A worker unit is up: its host, lane, pool, concurrency and how many jobs it runs."""
     if not Worker.objects.filter(name=name).update(**description, seen_at=Now()):
         Worker.objects.update_or_create(name=name, defaults=description)
+
+
+def held() -> set[tuple[str, str]]:
+    """Who runs what, as (worker, job id), by the heartbeats of the last lease."""
+    fresh = Worker.objects.filter(seen_at__gt=Now() - timedelta(seconds=settings.ENV.lease_s))
+    return {(name, job_id) for name, holds in fresh.values_list("name", "holds") for job_id in holds}
 
 
 def leave(name: str) -> None:

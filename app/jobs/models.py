@@ -1,6 +1,7 @@
 """The ledger: the row is the job, whatever Celery or Redis say. Only jobs.services writes `Job.state`."""
 
 from datetime import datetime
+from typing import Any
 
 import uuid_utils.compat as uuids
 from django.conf import settings
@@ -20,6 +21,21 @@ class State(models.TextChoices):
 OPEN = (State.QUEUED, State.RUNNING)
 FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 DUE_AT = Greatest("created_at", Coalesce("run_after", "created_at"))  # Job.due_at in a query
+
+
+class Clock(Now):
+    """What the database's clock says when it gets there. `Now()` is when the statement came, however long it waited."""
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        return self.as_sql(compiler, connection, template="CLOCK_TIMESTAMP()", **context)
+
+
+def unlocked(rows: models.QuerySet[Any]) -> Any:
+    """Those of the rows that nobody has locked when a statement gets to them, which does not wait for the others. Only
+    in a transaction.
+    """
+    free = rows.order_by().select_for_update(skip_locked=True, no_key=True)
+    return rows.model._default_manager.filter(pk__in=free.values("pk"))
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
@@ -46,6 +62,7 @@ class Job(models.Model):
     version = models.PositiveIntegerField(default=1)
     attempt = models.PositiveIntegerField(default=0)
     max_attempts = models.PositiveIntegerField()
+    shared_deaths = models.PositiveSmallIntegerField(default=0, db_default=0)  # of workers that ran other jobs as well
     cancel_requested = models.BooleanField(default=False)
     lease_until = models.DateTimeField(null=True)
     worker = models.CharField(max_length=120, blank=True)

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 AWAY = (OperationalError, InterfaceError)
 PAUSES_S = (0.1, 1.0)  # the first one and the longest; each is twice the one before
 NO_MORE_CONNECTIONS = "53300"
+LOCK_NOT_AVAILABLE = "55P03"
 SHUTTING_DOWN, CRASHED, STARTING_UP = "57P01", "57P02", "57P03"
 
 
@@ -34,6 +35,11 @@ def connection_lost(error: BaseException) -> bool:
         return False
     state = cause.sqlstate or "08"  # an error without a code comes from the connection, not from the server
     return state[:2] == "08" or state in {NO_MORE_CONNECTIONS, SHUTTING_DOWN, CRASHED, STARTING_UP}
+
+
+def lock_timed_out(error: BaseException) -> bool:
+    """Whether a statement was given up because somebody else had locked what it wanted for too long."""
+    return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 
 class WaitForDatabase:

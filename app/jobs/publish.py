@@ -9,12 +9,13 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 from config.celery import app, bound_to, queues_of
 from jobs.backpressure import GATE
-from jobs.models import Job, State
+from jobs.models import Job, State, unlocked
 
 log = structlog.get_logger(__name__)
 TASK = "jobs.run"
@@ -102,4 +103,5 @@ def _send(job: Job, producer: object) -> None:
 
 def mark_unpublished(ids: Iterable[uuid.UUID]) -> None:
     """Leave these queued jobs to the next round of the sweeper."""
-    Job.objects.filter(pk__in=list(ids), state=State.QUEUED).update(published_at=None)
+    with transaction.atomic():
+        unlocked(Job.objects.filter(pk__in=list(ids), state=State.QUEUED)).update(published_at=None)

@@ -12,27 +12,31 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import cache, partial
 from typing import Any, cast
 
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, DateTimeField, F, QuerySet, When
+from django.db.models import Case, DateTimeField, F, Q, QuerySet, When
 from django.db.models.functions import Now
+from django.db.models.lookups import LessThan
 from django.db.models.sql import UpdateQuery
 
 import kinds
 from config.celery import app
-from fleet.records import tally
+from fleet.records import held, tally
 from jobs import hints
-from jobs.models import FINISHED, OPEN, Job, JobArtifact, State
+from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, unlocked
 from jobs.publish import publish
 from jobs.statements import Statement, write
 from kinds.base import Artifact, Part
 
 log = structlog.get_logger(__name__)
 ENV = settings.ENV
+ANY = Q()
+MOST_SHARED_DEATHS = 10
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Claim:
 
 
 def _lease() -> Any:
-    return Now() + timedelta(seconds=ENV.lease_s)
+    return Clock() + timedelta(seconds=ENV.lease_s)
 
 
 def _hint_after_commit(job_id: uuid.UUID) -> None:
@@ -65,7 +69,9 @@ def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
 
 
 def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
-    """Take a queued job that is due. None: it is running, has ended, or is not due; drop the message."""
+    """Take a queued job that is due. None: it is running, has ended, is not due, or is of a kind or a lane that this
+    release does not know; drop the message, since the sweeper publishes again what stays queued.
+    """
     statement = _claiming()
     values = statement.bind(id=_stored(job_id), worker=worker, pool=pool)
     for job in list(Job.objects.raw(statement.sql, values)):
@@ -83,7 +89,8 @@ def _stored(job_id: uuid.UUID) -> Any:
 def _claiming() -> Statement:
     """The conditional update, which returns what the worker must know of the job."""
     nobody = uuid.UUID(int=0)
-    due = Job.objects.filter(pk=nobody, state=State.QUEUED).exclude(run_after__gt=Now())
+    ours = {"kind__in": list(kinds.ALL), "lane__in": list(settings.LANES.lanes)}  # else another release must run it
+    due = Job.objects.filter(pk=nobody, state=State.QUEUED, **ours).exclude(run_after__gt=Now())
     query = cast(UpdateQuery, due.query.chain(UpdateQuery))
     first = Case(When(joining=True, then=F("started_at")), default=Now(), output_field=DateTimeField())
     query.add_update_values(
@@ -117,9 +124,13 @@ def report(claim: Claim, share: float, note: str) -> bool:
 
 
 def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
-    """Renew, in one statement, the leases of the jobs that a worker is really running; how many it still owns."""
+    """Renew, in one statement, the leases of the jobs that a worker is really running; how many were renewed.
+
+    A row that somebody else has locked is left out: the others must not wait for it.
+    """
     mine = Job.objects.filter(pk__in=job_ids, worker=worker, state=State.RUNNING, lease_until__isnull=False)
-    return mine.update(lease_until=_lease()) if job_ids else 0
+    with transaction.atomic():
+        return int(unlocked(mine).update(lease_until=_lease())) if job_ids else 0
 
 
 # ---- ending ---------------------------------------------------------------------------------------------------------
@@ -161,7 +172,8 @@ def _part_ended(parent: Job) -> None:
 
 
 def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
-    allowed = parent.attempt + settings.LANES[parent.lane].max_attempts
+    lane = settings.LANES.lanes.get(parent.lane)  # none: the sweeper ends it
+    allowed = parent.attempt + (lane.max_attempts if lane else 1)
     rows.update(state=State.QUEUED, joining=True, published_at=Now(), run_after=None, max_attempts=allowed)
     _publish_after_commit([parent.pk])
 
@@ -231,7 +243,7 @@ def retry(claim: Claim, sentence: str) -> bool:
     return _requeue(rows, claim.id, f"trying again: {sentence}", timedelta(seconds=delay)) or stopped(claim)
 
 
-def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta | None = None) -> bool:
+def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta | None = None, **values: Any) -> bool:
     """The sweeper publishes it within a second or so: whoever calls this must not wait for a broker that hangs."""
     queued = rows.filter(pk=job_id).update(
         state=State.QUEUED,
@@ -240,29 +252,56 @@ def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta
         note=note[:200],
         run_after=Now() + delay if delay else None,
         published_at=None,
+        **values,
     )
     if queued:
         _hint_after_commit(job_id)
     return bool(queued)
 
 
-def lose(job: Job, cause: str) -> bool:
-    """Take a job (as just read) from a dead worker: queue it again, or end it if that was its last attempt."""
-    rows = Job.objects.filter(pk=job.pk, attempt=job.attempt, state=State.RUNNING, open_parts=0)
+class Death(StrEnum):
+    """How a worker left the job that it ran, and whether that uses up an attempt."""
+
+    ALONE = "alone"  # the job may be the reason
+    SHARED = "shared"  # it ran other jobs, and one of them may be
+    OUTAGE = "outage"  # the database was away meanwhile: the worker may live, and nobody is to blame
+
+
+def lose(job: Job, cause: str, death: Death = Death.ALONE, only: Q = ANY) -> bool:
+    """Take a job (as just read) from a dead worker: queue it again, or end it if that was its last attempt.
+
+    `only`: what must still be true of the row. Jobs that died together are tried apart: after a random time, up to a
+    window that doubles with each such death.
+    """
+    rows = Job.objects.filter(only, pk=job.pk, attempt=job.attempt, state=State.RUNNING, open_parts=0)
     worker = job.worker or "an unknown worker"
     if job.cancel_requested:
         return _end(rows, job.pk, job.parent_id, State.CANCELLED, note="", error="")
-    last = job.attempt >= job.max_attempts
-    lost = "attempt lost: the job fails, it was the last" if last else "attempt lost: the job is queued again"
-    log.warning(lost, job=str(job.pk), attempt=job.attempt, worker=worker, cause=cause)
-    if not last:
-        return _requeue(rows, job.pk, f"running again: {cause} ({worker})")
-    times = f"its worker died {job.attempt} times, the last time" if job.attempt > 1 else "its worker died,"
-    sentence = f"Gave up: {times} {worker}: {cause}."
-    ended = _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
-    if ended:
+    shared = job.shared_deaths + (death is Death.SHARED)
+    gives_up = job.attempt >= job.max_attempts if death is Death.ALONE else shared > MOST_SHARED_DEATHS
+    if gives_up:
+        died = job.attempt if death is Death.ALONE else shared
+        times = f"its worker died {died} times, the last time" if died > 1 else "its worker died,"
+        sentence = f"Gave up: {times} {worker}: {cause}."
+        lost = _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
+    else:
+        apart = timedelta(seconds=random.uniform(0, ENV.lease_s * 2 ** (shared - 2)))  # noqa: S311  (jitter)
+        free = {} if death is Death.ALONE else {"max_attempts": F("max_attempts") + 1, "shared_deaths": shared}
+        delay = apart if death is Death.SHARED else None
+        lost = _requeue(rows, job.pk, f"running again: {cause} ({worker})", delay, **free)
+    if lost:
+        said = "attempt lost: the job fails, it was the last" if gives_up else "attempt lost: the job is queued again"
+        log.warning(said, job=str(job.pk), attempt=job.attempt, worker=worker, cause=cause, death=death)
+    if lost and gives_up:
         tally(poisoned=1)
-    return ended
+    return lost
+
+
+def give_up(job: Job, sentence: str) -> bool:
+    """End an open job (as just read) that nobody can run."""
+    rows = Job.objects.filter(attempt=job.attempt, state=job.state, open_parts=0)
+    log.warning("job given up", job=str(job.pk), why=sentence)
+    return _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
 
 
 def lose_on(worker: str, job_id: uuid.UUID, cause: str) -> bool:
@@ -330,9 +369,30 @@ def _kill(job: Job) -> None:
 
 
 def expired_leases(limit: int) -> list[Job]:
-    """Running jobs whose lease has run out, with the database's `now`."""
-    rows = Job.objects.filter(state=State.RUNNING, lease_until__lt=Now()).annotate(now=Now())
-    return list(rows.order_by("lease_until")[:limit])
+    """Running jobs that nobody holds, with the database's `now`: their lease has run out and no heartbeat of their
+    worker names them, or they have no lease although they wait for no parts. Rows that are locked are left out.
+    """
+    nobody = Q(lease_until__lt=Now()) | Q(lease_until=None, open_parts=0)
+    rows = Job.objects.filter(nobody, state=State.RUNNING).annotate(now=Now()).order_by("lease_until")
+    with transaction.atomic():
+        found = list(rows.select_for_update(skip_locked=True, no_key=True)[:limit])
+    holders = held() if found else set()
+    return [job for job in found if (job.worker, str(job.pk)) not in holders]
+
+
+def not_held_up(job: Any) -> Q:
+    """What must be true of an expired lease when its job is taken back: it was not renewed, and the statement did not
+    wait (for a lock, for a database that stood still): whoever renews would have waited as well.
+    """
+    soon = LessThan(Clock(), job.now + timedelta(seconds=ENV.renew_s))
+    return Q(soon, lease_until=job.lease_until)
+
+
+def orphans(limit: int, patience: timedelta) -> list[Job]:
+    """Queued jobs, due for longer than that, of lanes or kinds that this release no longer has: no worker runs them."""
+    rows = Job.objects.filter(state=State.QUEUED)
+    rows = rows.exclude(lane__in=list(settings.LANES.lanes), kind__in=list(kinds.ALL))
+    return list(rows.annotate(due=DUE_AT).filter(due__lt=Now() - patience)[:limit])
 
 
 def due(limit: int) -> list[uuid.UUID]:
@@ -358,17 +418,32 @@ def overtaken(
 
 
 def publish_now(ids: Sequence[uuid.UUID]) -> bool:
-    """Publish queued jobs, with `published_at` set to now."""
-    Job.objects.filter(pk__in=ids, state=State.QUEUED).update(published_at=Now())
-    rows = Job.objects.filter(pk__in=ids, state=State.QUEUED).only("lane", "kind", "published_at")
+    """Publish those of the jobs that are queued and that nobody has locked, with `published_at` set to now."""
+    queued = Job.objects.filter(pk__in=ids, state=State.QUEUED)
+    with transaction.atomic():
+        free = list(queued.select_for_update(skip_locked=True, no_key=True).values_list("pk", flat=True))
+        Job.objects.filter(pk__in=free).update(published_at=Now())
+    rows = queued.filter(pk__in=free).only("lane", "kind", "published_at")
     return publish(list(rows.order_by("id")))
 
 
 def expire(older_than: timedelta, limit: int = 500) -> int:
-    """Delete jobs that ended longer ago than this, with their parts and artifacts; how many rows went."""
+    """Delete jobs that ended longer ago than this, with their parts and artifacts; how many rows went.
+
+    By ids, in SQL: what Django would load of them to delete it may be more than a worker's memory. A job with more than
+    `limit` parts loses those first, and goes in a later step.
+    """
     old = Job.objects.filter(parent=None, state__in=FINISHED, finished_at__lt=Now() - older_than)
     ids = list(old.order_by("finished_at").values_list("pk", flat=True)[:limit])
-    return Job.objects.filter(pk__in=ids).delete()[0]
+    parts = list(Job.objects.filter(parent_id__in=ids).values_list("pk", flat=True)[:limit])
+    return _delete(parts) if len(parts) == limit else _delete(parts) + _delete(ids)
+
+
+def _delete(ids: Sequence[uuid.UUID]) -> int:
+    with transaction.atomic():
+        for rows in (JobArtifact.objects.filter(job_id__in=ids), Job.objects.filter(pk__in=ids)):
+            count = rows._raw_delete(rows.db)
+    return int(count or 0)  # Django says None where it knows that nothing is to be done
 
 
 def mark_notified(job_ids: Sequence[uuid.UUID]) -> None:

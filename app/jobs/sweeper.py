@@ -6,11 +6,14 @@ step is a conditional UPDATE, and a second message for a job is dropped when its
 
 import json
 import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 from django.conf import settings
+from django.db import Error as DatabaseError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -19,19 +22,25 @@ from config.celery import app, bound_to
 from fleet.records import swept
 from jobs import services
 from jobs.backpressure import GATE
+from jobs.outages import lock_timed_out
 from jobs.publish import bind_queues
+from jobs.services import Death
 
 log = structlog.get_logger(__name__)
+PATIENCE = timedelta(seconds=4 * settings.ENV.lease_s)  # in a deployment another host may know a lane before this one
+MOST_LOCKED = 5  # so many locked jobs mean that the whole table is locked
 BATCH = 1000  # jobs that a step moves in a round; a round that leaves more to do is followed by the next one at once
 
 
-def sweep(take_back: bool = True) -> dict[str, int]:
-    """One round; how many jobs each step moved. `take_back`: from workers whose leases have run out.
+def sweep(take_back: bool = True, outage_ended_s: float = float("inf")) -> dict[str, int]:
+    """One round; how many jobs each step moved.
 
-    The steps that need the broker come last, so that a broker that hangs delays no other step.
+    `take_back`: from workers whose leases have run out. `outage_ended_s`: how long ago the database was last away, in
+    seconds. The steps that need the broker come last, so that a broker that hangs delays no other step.
     """
     began = time.monotonic()
-    moved = {"lost": _take_back() if take_back else 0}
+    moved = {"lost": _take_back(outage_ended_s) if take_back else 0}
+    _end_orphans()
     if GATE.look():
         _publish(moved)
     swept(time.monotonic() - began, **moved)
@@ -40,17 +49,63 @@ def sweep(take_back: bool = True) -> dict[str, int]:
     return moved
 
 
-def _take_back() -> int:
-    return sum(services.lose(job, _why_lost(job)) for job in services.expired_leases(BATCH))
+def _take_back(outage_ended_s: float) -> int:
+    found = services.expired_leases(BATCH)
+    together = Counter(job.worker for job in found if job.worker)
+    return _each(found, lambda job: _take(job, together[job.worker] > 1, outage_ended_s))
 
 
-def _why_lost(job: Any) -> str:
-    """Why a lease has run out, as far as the ledger knows; a worker does not renew what is past its time limit."""
-    seen = job.lease_until - timedelta(seconds=settings.ENV.lease_s)
-    limit = settings.LANES[job.lane].time_limit
-    if not job.joining and (seen - job.started_at).total_seconds() > limit:
-        return f"it ran longer than its lane allows ({limit} s) and could not be stopped"
-    return f"no sign of life for {(job.now - seen).total_seconds():.0f} s, its process or its host died"
+def _each(found: list[Any], do: Callable[[Any], bool]) -> int:
+    """Do it for each job; how many it moved. One that somebody has locked (it, or its parent) is left out."""
+    moved = 0
+    locked: set[Any] = set()
+    for job in found:
+        if job.parent_id not in locked:
+            try:
+                moved += do(job)
+            except DatabaseError as error:
+                if not lock_timed_out(error) or len(locked) == MOST_LOCKED:
+                    raise
+                locked.add(job.parent_id or job.pk)
+    return moved
+
+
+def _take(job: Any, together: bool, outage_ended_s: float) -> bool:
+    silent_s = _silent_s(job)
+    if job.lane not in settings.LANES.lanes:
+        return silent_s > PATIENCE.total_seconds() and services.give_up(job, _orphaned(job))
+    cause, death = f"no sign of life for {silent_s:.0f} s, its process or its host died", Death.ALONE
+    if job.lease_until is None:
+        cause = "no worker held it, and it waited for no parts"
+    elif silent_s - settings.ENV.lease_s > outage_ended_s:
+        death = Death.OUTAGE
+    elif _overran(job, silent_s):
+        limit = settings.LANES[job.lane].time_limit
+        cause = f"it ran longer than its lane allows ({limit} s) and could not be stopped"
+    elif together:
+        death = Death.SHARED
+    return services.lose(job, cause, death, services.not_held_up(job))
+
+
+def _silent_s(job: Any) -> float:
+    """How long ago its worker was last heard of; without a lease, how long ago it started."""
+    seen = job.lease_until - timedelta(seconds=settings.ENV.lease_s) if job.lease_until else job.started_at
+    return float((job.now - seen).total_seconds())
+
+
+def _overran(job: Any, silent_s: float) -> bool:
+    """A worker does not renew what is past its time limit."""
+    ran_s = (job.now - job.started_at).total_seconds() - silent_s
+    return not job.joining and ran_s > settings.LANES[job.lane].time_limit
+
+
+def _orphaned(job: Any) -> str:
+    gone = f"kind {job.kind}" if job.lane in settings.LANES.lanes else f"lane {job.lane}"
+    return f"Gave up: there is no {gone} any more, so no worker runs this job."
+
+
+def _end_orphans() -> None:
+    _each(services.orphans(BATCH, PATIENCE), lambda job: services.give_up(job, _orphaned(job)))
 
 
 def _publish(moved: dict[str, int]) -> None:

@@ -7,11 +7,13 @@ import time
 import uuid
 from collections.abc import Callable
 from functools import partial
+from mmap import mmap
 from typing import Any, TypeVar
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Reject
+from celery.signals import worker_shutting_down
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 
@@ -24,7 +26,14 @@ from kinds.base import KindFailed, Outcome, PartOutcome, Split, Stopped, Transie
 
 log = structlog.get_logger(__name__)
 REPORT_EVERY_S = 0.25
+ending: set[str] = set()  # the ids of jobs whose work is done here, and whose end the ledger is being told
+_told_to_stop = mmap(-1, 1)  # one byte, which the pool's processes share with their parent
 T = TypeVar("T")
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop_waiting(**_: Any) -> None:
+    _told_to_stop[0] = 1
 
 
 class OverTime(Exception):
@@ -60,12 +69,26 @@ def execute(job_id: uuid.UUID, worker: str) -> None:
     bound = log.bind(job=str(job_id))
     claim = _claim(job_id, worker, bound)
     if claim is None:
-        bound.info("message dropped: the job is not queued, or not due")
+        bound.info("message dropped: the job is not queued, not due, or for another release")
         return
     bound = bound.bind(kind=claim.kind, attempt=claim.attempt)
     bound.info("attempt started")
-    kept = _through_outages(_attempt(claim, bound), bound)
+    kept = _tell(claim, _attempt(claim, bound), bound)
     bound.info("attempt ended" if kept else "output discarded: this attempt no longer owns the job")
+
+
+def _tell(claim: Claim, tell: Callable[[], bool], bound: Any) -> bool:
+    """Tell the ledger how the attempt ended, however long the database is away, unless this worker is told to stop."""
+    ending.add(str(claim.id))
+    try:
+        return _through_outages(tell, bound, float("inf"))
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:  # noqa: BLE001  (the ledger cannot store what the kind returned: the job ends all the same)
+        bound.exception("the kind has a bug: the job fails")
+        return _through_outages(partial(services.fail, claim, _bug(claim)), bound, float("inf"))
+    finally:
+        ending.discard(str(claim.id))
 
 
 def _claim(job_id: uuid.UUID, worker: str, bound: Any) -> Claim | None:
@@ -85,7 +108,7 @@ def _claim(job_id: uuid.UUID, worker: str, bound: Any) -> Claim | None:
         return claim
 
     try:
-        return _through_outages(attempt, bound)
+        return _through_outages(attempt, bound, 2 * settings.ENV.lease_s)
     except (OperationalError, InterfaceError) as error:
         raise Reject(str(error), requeue=True) from error
 
@@ -106,7 +129,11 @@ def _attempt(claim: Claim, bound: Any) -> Callable[[], bool]:
         return partial(services.fail, claim, _sentence(error))
     except Exception:  # noqa: BLE001  (whatever a kind raises, its job ends with a sentence and the slot stays usable)
         bound.exception("the kind has a bug: the job fails")
-        return partial(services.fail, claim, f"The {claim.kind} kind failed in a way its author did not expect.")
+        return partial(services.fail, claim, _bug(claim))
+
+
+def _bug(claim: Claim) -> str:
+    return f"The {claim.kind} kind failed in a way its author did not expect."
 
 
 def _sentence(error: Exception) -> str:
@@ -132,6 +159,8 @@ def _parts(claim: Claim) -> list[PartOutcome]:
 
 def _settlement(claim: Claim, outcome: Outcome | Split) -> Callable[[], bool]:
     if isinstance(outcome, Split):
+        if not outcome.parts:
+            raise ValueError(f"{claim.kind} split itself into no parts")
         return partial(services.split, claim, outcome.parts)
     too_big = _too_big(outcome)
     if too_big:
@@ -151,17 +180,24 @@ def _too_big(outcome: Outcome) -> str:
     return ""
 
 
-def _through_outages(tell: Callable[[], T], bound: Any) -> T:
-    """Call, and call again while the database is away, for two leases; the fence makes a second call harmless."""
+def _through_outages(tell: Callable[[], T], bound: Any, patience_s: float) -> T:
+    """Call, and call again while the database is away; the fence makes a second call harmless.
+
+    What the attempt has made is kept until then, past its time limit too, unless the worker is told to stop.
+    """
     pause = 0.1
-    deadline = time.monotonic() + 2 * settings.ENV.lease_s
+    deadline = time.monotonic() + patience_s
     while True:
         try:
-            return tell()
-        except (OperationalError, InterfaceError) as error:
-            if time.monotonic() > deadline:
+            try:
+                return tell()
+            except (OperationalError, InterfaceError) as error:
+                if time.monotonic() > deadline or _told_to_stop[0]:
+                    raise
+                bound.warning("the database does not take it: trying again", error=str(error))
+                close_old_connections()
+                time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  (jitter, not a secret)
+                pause = min(2 * pause, 2.0)
+        except SoftTimeLimitExceeded:
+            if patience_s < float("inf"):
                 raise
-            bound.warning("database out of reach: trying again", error=str(error))
-            close_old_connections()
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  (jitter, not a secret)
-            pause = min(2 * pause, 2.0)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 from billiard.exceptions import WorkerLostError
@@ -27,6 +28,7 @@ from django.db import close_old_connections, connections
 
 from fleet.records import heartbeat, leave
 from jobs import services
+from worker.attempt import ending
 
 log = structlog.get_logger(__name__)
 RETRY_S = 1.0  # after an outage of the database leases are renewed this soon, before the sweeper takes jobs back
@@ -97,19 +99,31 @@ class LedgerRequest(Request):  # type: ignore[misc]
         ledger_calls.put(partial(services.lose_on, self.hostname, uuid.UUID(self.id), "killed on request"))
 
 
-def _running(hard_limit: float) -> list[uuid.UUID]:
-    """Jobs that this worker runs and may still run; one past its hard limit is left to the sweeper."""
-    oldest = time.time() - hard_limit - 30
-    for _ in range(10):
+class Ages:
+    """How long ago each of Celery's requests was first seen to run, in seconds; by a clock that nobody can set."""
+
+    def __init__(self) -> None:
+        self._began: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+    def of(self, request: Any) -> float:
+        """0 when it is seen for the first time."""
+        now = time.monotonic()
+        return now - self._began.setdefault(request, now)
+
+
+def snapshot(requests: Any) -> list[Any]:
+    """What is in one of Celery's sets, which other threads change meanwhile."""
+    while True:
         try:
-            requests = list(state.active_requests)
-            break
-        except RuntimeError:  # another thread changed the set
+            return list(requests)
+        except RuntimeError:  # the set was changed
             continue
-    else:
-        return []
-    mine = [one for one in requests if isinstance(one, LedgerRequest) and (one.time_start or time.time()) > oldest]
-    return [uuid.UUID(one.id) for one in mine]
+
+
+def _running(ages: Ages, hard_limit: float) -> list[uuid.UUID]:
+    """Jobs that this worker runs and may still run; one past its hard limit is left to the sweeper."""
+    mine = [one for one in snapshot(state.active_requests) if isinstance(one, LedgerRequest)]
+    return [uuid.UUID(one.id) for one in mine if one.id in ending or ages.of(one) < hard_limit + 30]
 
 
 class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -145,7 +159,7 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
     terminate = stop
 
     def _run(self, unit: dict[str, Any], hard_limit: float) -> None:
-        renew = partial(self._renew, unit, hard_limit)
+        renew = partial(self._renew, unit, Ages(), hard_limit)
         due = time.monotonic()
         call: LedgerCall | None = renew
         while call is not None:
@@ -159,17 +173,21 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
         _try(partial(leave, unit["name"]))
         connections.close_all()
 
-    def _renew(self, unit: dict[str, Any], hard_limit: float) -> None:
-        running = _running(hard_limit)
+    def _renew(self, unit: dict[str, Any], ages: Ages, hard_limit: float) -> None:
+        """Say what runs here in two tables, so that a lock on one of them is not taken for silence."""
+        running = _running(ages, hard_limit)
+        values = {**unit, "running": len(running), "holds": list(map(str, running))}
+        seen = _try(partial(heartbeat, unit["name"], values))
         services.renew(unit["name"], running)
-        heartbeat(unit["name"], {**unit, "running": len(running)})
+        if not seen:
+            raise DatabaseError("the heartbeat did not get through")
 
 
 def _try(call: LedgerCall) -> bool:
     try:
         call()
     except DatabaseError as error:
-        log.warning("database out of reach: leases may run out", error=str(error))
+        log.warning("the database did not take it: leases may run out", error=str(error))
         close_old_connections()
         return False
     return True

@@ -10,11 +10,13 @@ Three work around faults of Kombu 5.7.0; tests/app/worker/test_transport.py fail
   (Celery logs "Couldn't ack" and goes on): with a window of one the worker never takes another.
 """
 
+import time
 from typing import Any
 
 import kombu
 from celery.app.amqp import AMQP as CeleryAMQP
 from kombu.transport import redis, virtual
+from kombu.utils.json import dumps
 
 PAUSE_S = 2  # between two tries to connect
 
@@ -23,8 +25,33 @@ class QoS(redis.QoS):  # type: ignore[misc]
     """Puts back the messages of running tasks when the worker ends, but not when it only loses its connection.
 
     After an acknowledgement that did not get through, the broker delivers the message again once its visibility timeout
-    has passed; the claim then fails, and the message is dropped.
+    has passed; the claim then fails, and the message is dropped. That time is by the broker's clock: by its own, a host
+    whose clock is wrong would give the messages of the whole lane back.
     """
+
+    _ahead: float | None = None  # the broker's clock less our monotonic one
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Record a message as taken now, as Kombu does."""
+        to = message.delivery_info
+        taken = dumps([message._raw, to["exchange"], to["routing_key"]])
+        with self.channel.conn_or_acquire() as client:
+            now = time.monotonic() + (self._look(client) if self._ahead is None else self._ahead)
+            pipe = client.pipeline().zadd(self.unacked_index_key, {delivery_tag: now})
+            pipe.hset(self.unacked_key, delivery_tag, taken).execute()
+        virtual.QoS.append(self, message, delivery_tag)
+
+    @property
+    def visibility_timeout(self) -> float:
+        """In seconds, plus what our wall clock is ahead of the broker's: Kombu subtracts it from our time."""
+        with self.channel.conn_or_acquire() as client:
+            broker = time.monotonic() + self._look(client)
+        return float(self.channel.visibility_timeout + time.time() - broker)
+
+    def _look(self, client: Any) -> float:
+        seconds, microseconds = client.time()
+        self._ahead = float(seconds + microseconds / 1e6 - time.monotonic())
+        return self._ahead
 
     def ack(self, delivery_tag: str) -> None:
         """Free the message's place in the prefetch window, whether or not the acknowledgement gets through."""

@@ -7,7 +7,6 @@ worker connects to its broker. An absent broker is no reason to stop, because a 
 import threading
 import time
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import structlog
 from celery import bootsteps
@@ -15,6 +14,8 @@ from celery.concurrency.solo import TaskPool as Solo
 from celery.worker import state
 
 from config import notify
+from worker.attempt import ending
+from worker.lease import Ages, snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
         self._looped_at = time.monotonic()  # when the event loop last ran our timer
         self._tried = (0, time.monotonic())
         self._not_started_before: set[Any] = set()
-        self._began: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # monotonic: wall clocks may be set
+        self._ages = Ages()
 
     def include_if(self, worker: Any) -> bool:
         """Only where systemd asks for it."""
@@ -69,14 +70,13 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
         """Why a restart would help this worker, in a few words; empty while it is well."""
         if state.should_stop is not None or state.should_terminate is not None:
             return ""  # it drains, for as long as TimeoutStopSec allows
-        running = _snapshot(state.active_requests)
-        now = time.monotonic()
+        running = snapshot(state.active_requests)
         for request in running:
-            if now - self._began.setdefault(request, now) > _hard_limit(request, worker) + self._period:
+            if request.id not in ending and self._ages.of(request) > _hard_limit(request, worker) + self._period:
                 return f"task {request.id} runs beyond its hard time limit"
         if self._tries_to_connect(worker.consumer) or (running and isinstance(worker.pool, Solo)):
             return ""
-        if now - self._looped_at > self._period:
+        if time.monotonic() - self._looped_at > self._period:
             return "the event loop is blocked"
         return _not_consuming(worker, self._period) or self._not_started(worker, running)
 
@@ -90,7 +90,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
     def _not_started(self, worker: Any, running: list[Any]) -> str:
         """A pool process is stopped, or the pool has lost a slot: a fault if it lasts from one check to the next."""
         free = worker.pool.num_processes - len(running)
-        waiting = set(_snapshot(state.reserved_requests)).difference(running) if free > 0 else set()
+        waiting = set(snapshot(state.reserved_requests)).difference(running) if free > 0 else set()
         before, self._not_started_before = self._not_started_before, waiting
         return "a reserved task was not started although a slot is free" if before & waiting else ""
 
@@ -110,11 +110,3 @@ def _not_consuming(worker: Any, patience_s: float) -> str:
 def _hard_limit(request: Any, worker: Any) -> float:
     own = request.time_limits[0] if request.time_limits else None
     return own or request.task.time_limit or worker.time_limit or float("inf")
-
-
-def _snapshot(requests: Any) -> list[Any]:
-    while True:
-        try:
-            return list(requests)
-        except RuntimeError:  # another thread changed the set
-            continue

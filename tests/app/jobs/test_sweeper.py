@@ -264,12 +264,12 @@ def test_kernel_kills_are_counted(tmp_path: Path) -> None:
 )
 def test_poison_job_says_who_died_of_what(user: Any, empty_broker: Redis, values: dict[str, Any], cause: str) -> None:
     poison = held_by_the_dead(user, "cpu-1@gone", attempt=3, **values)
-    again = held_by_the_dead(user, "cpu-1@gone", attempt=1, **values)
+    again = held_by_the_dead(user, "cpu-2@gone", attempt=1, **values)
     assert sweep()["lost"] == 2
     job = Job.objects.get(pk=poison)
     assert job.state == State.FAILED
     assert re.match(rf"Gave up: its worker died 3 times, the last time cpu-1@gone: {cause}", job.error), job.error
-    assert re.match(rf"running again: {cause}.* \(cpu-1@gone\)$", Job.objects.get(pk=again).note)
+    assert re.match(rf"running again: {cause}.* \(cpu-2@gone\)$", Job.objects.get(pk=again).note)
     assert Sweeps.objects.get().poisoned == 1
 
 
@@ -278,7 +278,7 @@ def test_poison_job_says_who_died_of_what(user: Any, empty_broker: Redis, values
 
 def test_metrics_and_the_fleet_page_tell_of_the_sweeper(user: Any, launch: Launch, empty_broker: Redis) -> None:
     held_by_the_dead(user, attempt=3)
-    held_by_the_dead(user)
+    held_by_the_dead(user, "cpu-2@gone")
     page = Client()
     page.force_login(user)
     assert b"nobody recovers lost jobs" in page.get("/fleet/").content

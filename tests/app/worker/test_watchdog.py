@@ -214,5 +214,5 @@ def test_task_of_ten_minutes_is_no_ailment_and_one_past_its_limit_is(
     worker.consumer.broker_connection_retry_attempt = 0
     watchdog = Watchdog(worker)
     watchdog._tried, watchdog._looped_at = (0, 0.0), time.monotonic() - age_s
-    watchdog._began[task] = time.monotonic() - age_s
+    watchdog._ages._began[task] = time.monotonic() - age_s
     assert (watchdog.ailment(worker) == "") is well

@@ -10,7 +10,8 @@ import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
+from django.db import close_old_connections, connection
+from django.db.backends.signals import connection_created
 
 from config import notify
 from jobs.leader import SWEEPER, lead, resign, this_process
@@ -18,6 +19,7 @@ from jobs.outages import connection_lost
 from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
+LOCK_TIMEOUT_MS = 200
 
 
 class Command(BaseCommand):
@@ -35,6 +37,7 @@ class Command(BaseCommand):
             self.stdout.write(str(sweep()))
             return
         stop, write_end = _stop_signals()
+        connection_created.connect(do_not_wait)
         sweeper = Sweeper(this_process())
         notify.ready()
         pause = 0.0
@@ -57,29 +60,49 @@ def _stop_signals() -> tuple[socket.socket, socket.socket]:
     return read_end, write_end
 
 
+def do_not_wait(connection: Any, **_: Any) -> None:
+    """A row or a table that somebody has locked is left for a later round: what is free must not wait for it."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+
+
 class Sweeper:
     """One of the sweepers, which leads or stands by.
 
     After an outage of the database every lease may have run out, those of live workers too. So a sweeper takes jobs
-    back only after the database has answered it for as long as a lease lasts; live workers renew theirs before that.
+    back only after the database has answered it for as long as a lease lasts; live workers renew theirs before that. A
+    statement that waited, for a lock or for a database that stood still, counts as an outage.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._status = ""
-        self._database_up_since: float | None = None
+        self._trusted_since: float | None = None  # None: the database was away a moment ago
+        self._had_outage = False
 
     def round(self) -> bool:
         """Sweep if this one leads; whether there is more to do at once."""
         try:
-            leads = lead(SWEEPER, self._name)
-            self._database_up_since = self._database_up_since or time.monotonic()
-            moved = sweep(take_back=self._database_up_s() >= settings.ENV.lease_s) if leads else {}
+            with connection.execute_wrapper(self._timed):
+                leads = lead(SWEEPER, self._name)
+                self._trusted_since = self._trusted_since or time.monotonic()
+                trusted_s = time.monotonic() - self._trusted_since
+                ended_s = trusted_s if self._had_outage else float("inf")
+                moved = sweep(trusted_s >= settings.ENV.lease_s, ended_s) if leads else {}
         except DatabaseError as error:
             self._database_failed(error)
             return False
         self._report("leads" if leads else "stands by")
         return max(moved.values(), default=0) >= BATCH
+
+    def _timed(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        began = time.monotonic()
+        answer = execute(sql, params, many, context)
+        if (waited := time.monotonic() - began) > settings.ENV.renew_s:
+            log.warning("a statement waited: no job is taken back for the time of a lease", seconds=round(waited, 1))
+            self._trusted_since, self._had_outage = None, True
+        return answer
 
     def resign(self) -> None:
         """Let the next one lead at once."""
@@ -88,13 +111,12 @@ class Sweeper:
         except DatabaseError as error:
             self._database_failed(error)
 
-    def _database_up_s(self) -> float:
-        return time.monotonic() - (self._database_up_since or time.monotonic())
-
     def _database_failed(self, error: DatabaseError) -> None:
-        log.warning("database out of reach: no job is recovered until it is back", error=str(error))
         if connection_lost(error):
-            self._database_up_since = None
+            log.warning("database out of reach: no job is recovered until it is back", error=str(error))
+        else:
+            log.warning("the database refused a statement: jobs are recovered later", error=str(error))
+        self._trusted_since, self._had_outage = None, True
         self._report("waits for the database")
         close_old_connections()
 
