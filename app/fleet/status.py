@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from fleet.models import Sweeps, Worker
 from jobs.leader import SWEEPER
-from jobs.models import DUE_AT, FINISHED, Job, Leader, State
+from jobs.models import DUE_AT, FINISHED, Job, Leader, State, runnable
 
 GONE_AFTER_S = 20.0  # a worker without a heartbeat for this long is not shown
 THROUGHPUT_MINUTES = 5
@@ -67,7 +67,7 @@ def lanes() -> list[LaneStatus]:
 
 def _waiting() -> Waiting:
     """Open jobs by lane and state, without those that are not due yet and parents that wait for their parts."""
-    rows = Job.objects.filter(state__in=(State.QUEUED, State.RUNNING), open_parts=0).exclude(run_after__gt=Now())
+    rows = runnable(Job.objects.filter(state__in=(State.QUEUED, State.RUNNING), open_parts=0))
     found = rows.values("lane", "state").annotate(count=Count("id"), oldest=Min(DUE_AT), now=Now())
     return {(row["lane"], row["state"]): dict(row) for row in found}
 

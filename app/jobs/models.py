@@ -30,6 +30,11 @@ class Clock(Now):
         return self.as_sql(compiler, connection, template="CLOCK_TIMESTAMP()", **context)
 
 
+def runnable(rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
+    """Those of the rows that may run now. What is not due is no backlog: it is in nobody's way."""
+    return rows.exclude(run_after__gt=Now())
+
+
 def unlocked(rows: models.QuerySet[Any]) -> Any:
     """Those of the rows that nobody has locked when a statement gets to them, which does not wait for the others. Only
     in a transaction.

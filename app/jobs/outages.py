@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from django.conf import settings
 from django.core.signals import got_request_exception
-from django.db import InterfaceError, OperationalError, connections
+from django.db import InterfaceError, OperationalError, connection, connections
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 AWAY = (OperationalError, InterfaceError)
 PAUSES_S = (0.1, 1.0)  # the first one and the longest; each is twice the one before
 NO_MORE_CONNECTIONS = "53300"
+HARDLY_MS = 200
 LOCK_NOT_AVAILABLE = "55P03"
 SHUTTING_DOWN, CRASHED, STARTING_UP = "57P01", "57P02", "57P03"
 
@@ -40,6 +41,16 @@ def connection_lost(error: BaseException) -> bool:
 def lock_timed_out(error: BaseException) -> bool:
     """Whether a statement was given up because somebody else had locked what it wanted for too long."""
     return getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE
+
+
+def do_not_wait_for_locks() -> None:
+    """From here on this thread gives up what somebody else has locked almost at once, since others wait for it."""
+    if connection.vendor == "postgresql":
+        connection.close()
+        settings_dict = connection.settings_dict
+        given = settings_dict["OPTIONS"]
+        options = {**given, "options": f"{given['options']} -c lock_timeout={HARDLY_MS}ms"}
+        connection.settings_dict = {**settings_dict, "OPTIONS": options}
 
 
 class WaitForDatabase:

@@ -14,11 +14,12 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 from pydantic import ValidationError
 
 import kinds
 from jobs.ids import is_repeated, new_id
-from jobs.models import OPEN, Job, State
+from jobs.models import OPEN, Job, State, runnable
 from jobs.publish import publish
 from jobs.statements import Statement, write
 from kinds.base import Kind, Params
@@ -208,10 +209,21 @@ def _refuse_floods(owner_id: int, new: Sequence[Job]) -> None:
     open_jobs = _open_jobs(owner_id, limit + 1)
     if open_jobs + len(new) > limit:
         raise TooManyOpenJobs(f"You have {open_jobs} open jobs of at most {limit}; wait for some to end.")
-    for lane in {job.lane for job in new}:
+    if later := sum(job.run_after is not None for job in new):
+        _refuse_hoards(owner_id, later)
+    for lane in {job.lane for job in new if job.run_after is None}:
         most, wait_s = settings.LANES[lane].max_backlog, settings.RETRY_AFTER_S
         if backlog(lane, most) >= most:
             raise LaneFull(f"The {lane} lane has {most} jobs waiting, its limit; try again in {wait_s} s.")
+
+
+def _refuse_hoards(owner_id: int, later: int) -> None:
+    most = settings.ENV.max_scheduled_jobs
+    scheduled = Job.objects.filter(owner_id=owner_id, parent=None, state=State.QUEUED, run_after__gt=Now())
+    if (there := scheduled[: most + 1].count()) + later > most:
+        raise TooManyOpenJobs(
+            f"You have {there} jobs that are to run later, of at most {most}; wait for some to start, or cancel some."
+        )
 
 
 def _open_jobs(owner_id: int, most: int) -> int:
@@ -230,9 +242,9 @@ def _counting(most: int) -> Statement:
 
 
 def backlog(lane: str, most: int) -> int:
-    """How many jobs of a lane are queued, counted up to `most`; counted anew after BACKLOG_SEEN_FOR_S seconds."""
+    """How many jobs of a lane are queued and due, up to `most`; counted anew after BACKLOG_SEEN_FOR_S seconds."""
     seen_at, count = _backlog_seen.get(lane, (float("-inf"), 0))
     if time.monotonic() - seen_at > BACKLOG_SEEN_FOR_S:
-        count = Job.objects.filter(lane=lane, state=State.QUEUED)[:most].count()
+        count = runnable(Job.objects.filter(lane=lane, state=State.QUEUED))[:most].count()
         _backlog_seen[lane] = (time.monotonic(), count)
     return count

@@ -55,11 +55,18 @@ def absolute(base: str, href: str) -> str | None:
     return url if re.match(r"(?i)https?://[^/?#]", url) and len(url) <= MAX_LINK else None
 
 
-def addresses(page_url: str, parser: Links) -> list[str]:
-    """The distinct addresses that a page links to, in its order."""
-    base = absolute(page_url, parser.base) if parser.base else None
-    links = (absolute(base or page_url, href) for href in parser.hrefs)
-    return list(dict.fromkeys(link for link in links if link))
+def addresses(page_url: str, parser: Links, limit: int) -> list[str]:
+    """The first distinct addresses that a page links to, in its order. No more are made: with a long base each may be
+    much longer than what the page has for it.
+    """
+    base = (absolute(page_url, parser.base) if parser.base else None) or page_url
+    found: dict[str, None] = {}
+    for href in parser.hrefs:
+        if link := absolute(base, href):
+            found[link] = None
+        if len(found) == limit:
+            break
+    return list(found)
 
 
 def parsed(text: str, progress: Progress) -> Links:
@@ -97,7 +104,7 @@ def page(params: LinkcheckParams, progress: Progress) -> tuple[str, str]:
 def run(params: LinkcheckParams, progress: Progress) -> Outcome | Split:
     """Fetches the page and asks for a `fetch` of the headers of each link; see `report` for the result."""
     url, text = page(params, progress)
-    links = addresses(url, parsed(text, progress))[: params.limit]
+    links = addresses(url, parsed(text, progress), params.limit)
     if not links:
         return Outcome(report(params, []))
     return Split([Part("fetch", {"url": link, "timeout_s": params.timeout_s, "headers_only": True}) for link in links])

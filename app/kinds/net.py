@@ -182,19 +182,54 @@ def no_address(host: str, error: Exception) -> KindFailed:
     return Transient(f"The name {host} could not be resolved just now.")
 
 
-def resolve_in_time(host: str, port: int, deadline: Deadline) -> list[Address]:
-    """`resolve`, given up at the deadline: the system's resolver has no timeout, so its thread is abandoned."""
-    answer: Future[list[Address]] = Future()
+class Resolver:
+    """Asks the system for addresses in threads of its own, which are few: its resolver has no timeout, and one that
+    waits for a slow name server cannot be ended. Who asks for a name that is being asked for waits for the same answer.
+    """
 
-    def ask() -> None:
+    def __init__(self, most: int) -> None:
+        self._free = threading.BoundedSemaphore(most)
+        self._lock = threading.Lock()
+        self._asked: dict[tuple[str, int], Future[list[Address]]] = {}
+
+    def ask(self, host: str, port: int, deadline: Deadline) -> "Future[list[Address]]":
+        """The answer, when it comes; raises Transient if it cannot be asked for before the deadline."""
+        with self._lock:
+            if there := self._asked.get((host, port)):
+                return there
+        if not self._free.acquire(timeout=deadline.left()):
+            raise Transient(f"The name {host} could not be resolved just now: too many names are being asked for.")
+        answer: Future[list[Address]] = Future()
+        with self._lock:
+            self._asked[host, port] = answer
+        try:
+            threading.Thread(target=self._run, args=(host, port, answer), daemon=True, name="resolve").start()
+        except RuntimeError as error:  # the system has no thread left
+            self._done(host, port)
+            raise Transient(f"The name {host} could not be resolved just now: {error}.") from error
+        return answer
+
+    def _run(self, host: str, port: int, answer: "Future[list[Address]]") -> None:
         try:
             answer.set_result(resolve(host, port))
         except (OSError, ValueError) as error:
             answer.set_exception(error)
+        finally:
+            self._done(host, port)
 
-    threading.Thread(target=ask, daemon=True, name="resolve").start()
+    def _done(self, host: str, port: int) -> None:
+        with self._lock:
+            self._asked.pop((host, port), None)
+        self._free.release()
+
+
+RESOLVER = Resolver(32)
+
+
+def resolve_in_time(host: str, port: int, deadline: Deadline) -> list[Address]:
+    """`resolve`, given up at the deadline."""
     try:
-        return answer.result(deadline.left())
+        return RESOLVER.ask(host, port, deadline).result(deadline.left())
     except TimeoutError:
         raise deadline.passed() from None
     except (OSError, ValueError) as error:

@@ -28,6 +28,7 @@ from django.db import close_old_connections, connections
 
 from fleet.records import heartbeat, leave
 from jobs import services
+from jobs.outages import do_not_wait_for_locks
 from worker.attempt import ending
 
 log = structlog.get_logger(__name__)
@@ -159,6 +160,7 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
     terminate = stop
 
     def _run(self, unit: dict[str, Any], hard_limit: float) -> None:
+        do_not_wait_for_locks()
         renew = partial(self._renew, unit, Ages(), hard_limit)
         due = time.monotonic()
         call: LedgerCall | None = renew

@@ -1,5 +1,6 @@
 """The Celery tasks: thin, with ids as arguments. A task may be delivered twice; the second run does nothing."""
 
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -20,8 +21,9 @@ def run(self: Any, job_id: str) -> None:
 
 @app.task(name="jobs.expire", ignore_result=True, **route("quick", "expire"))  # type: ignore[untyped-decorator]
 def expire() -> None:
-    """Delete what is past its retention; beat sends this."""
-    while services.expire(timedelta(days=settings.ENV.retention_days)):
+    """Delete what is past its retention, for half of the time that a task of its lane has; beat sends this."""
+    until = time.monotonic() + settings.LANES["quick"].soft_time_limit / 2
+    while time.monotonic() < until and services.expire(timedelta(days=settings.ENV.retention_days)):
         pass
 
 

@@ -17,8 +17,9 @@ from fleet.records import heartbeat
 from harness.waiting import wait_until
 from jobs import services
 from jobs.leader import lead
-from jobs.management.commands.sweep import Sweeper, do_not_wait
+from jobs.management.commands.sweep import Sweeper
 from jobs.models import Job, JobArtifact, State
+from jobs.outages import do_not_wait_for_locks
 from jobs.sweeper import PATIENCE, sweep
 from kinds.base import Part
 from tests.app.ledger import PNG, job_of, running, succeeded
@@ -116,14 +117,15 @@ def test_a_sweeper_goes_round_what_is_locked(user: Any, empty_broker: Any, datab
         silent(claim, worker=f"unit-{number}@gone")
     Job.objects.filter(pk=part.id).update(attempt=3)
     sql = "SELECT 1 FROM jobs_job WHERE id IN (%s, %s) FOR UPDATE"
-    do_not_wait(connection)
-    try:
-        with locked(database_url, sql, stuck.id, parent.id):
-            assert sweep()["lost"] == 1
-            assert [row(claim).state for claim in (stuck, part, free)] == ["running", "running", "queued"]
-        assert sweep()["lost"] == 2
-    finally:
-        connection.close()
+
+    def round_of_a_sweeper() -> int:
+        do_not_wait_for_locks()
+        return sweep()["lost"]
+
+    with locked(database_url, sql, stuck.id, parent.id):
+        assert in_thread(round_of_a_sweeper).result() == 1
+        assert [row(claim).state for claim in (stuck, part, free)] == ["running", "running", "queued"]
+    assert in_thread(round_of_a_sweeper).result() == 2
 
 
 def test_a_sweeper_takes_nothing_for_a_lease_after_a_statement_of_its_own_was_held_up(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from jobs import submit
 from jobs.models import Job
 from jobs.schemas import JobOut, as_json
 from tests.app.jobs.client import Api, problem
@@ -252,3 +253,16 @@ def test_full_lane_is_503_and_says_when_to_come_back(api: Api, monkeypatch: pyte
         assert "quick lane" in problem(response, 503)["detail"]
         assert int(response.headers["Retry-After"]) > 0
     assert not Job.objects.exists()
+
+
+def test_what_is_not_due_is_no_backlog_and_has_a_limit_of_its_own(
+    api: Api, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.submit.BACKLOG_SEEN_FOR_S", -1)
+    settings.ENV = settings.ENV.model_copy(update={"max_scheduled_jobs": 3})
+    later = {"run_after": (datetime.now(UTC) + timedelta(days=1)).isoformat()}
+    assert [api.submit(**later).status_code for _ in range(3)] == [202] * 3
+    assert "3 jobs that are to run later" in problem(api.submit(**later), 429)["detail"]
+    assert (submit.backlog("quick", 10), api.submit().status_code, submit.backlog("quick", 10)) == (0, 202, 1)
+    [quick] = [lane for lane in api.get("/lanes").json()["items"] if lane["name"] == "quick"]
+    assert quick["queued"] == 1

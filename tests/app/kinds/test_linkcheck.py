@@ -64,6 +64,16 @@ def test_no_more_links_than_asked_for(site):
     assert len(links(run(html(site, body), limit=200))) == 200
 
 
+def test_no_more_addresses_are_made_than_asked_for(monkeypatch):
+    """A long base makes each as long as the base, whatever the page has for it: 150 MB of them fit in a page."""
+    made = []
+    monkeypatch.setattr(linkcheck, "absolute", lambda base, href: made.append(href) or base + href)
+    parser = linkcheck.Links()
+    parser.feed("".join(f"<a href={n}>" for n in range(1000)))
+    assert len(linkcheck.addresses("http://a.test/", parser, 5)) == 5
+    assert len(made) == 5
+
+
 def test_a_page_without_links_is_done_at_once(site):
     outcome = run(html(site, b"<p>Nothing here"))
     assert isinstance(outcome, Outcome)

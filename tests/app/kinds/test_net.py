@@ -326,6 +326,38 @@ def test_a_resolver_that_hangs_ends_at_the_deadline(monkeypatch):
     assert time.monotonic() - start < 10
 
 
+def test_a_slow_resolver_takes_few_threads_and_one_for_each_name(monkeypatch):
+    """Whoever asks later waits for the answer that is on its way, or hears that too many names are asked for."""
+    release, asked = threading.Event(), []
+
+    def resolve(host, port):
+        asked.append(host)
+        release.wait(30)
+        return [PUBLIC]
+
+    monkeypatch.setattr(net, "resolve", resolve)
+    monkeypatch.setattr(net, "RESOLVER", net.Resolver(2))
+    for host in ("a.test", "a.test", "b.test", "c.test"):
+        with pytest.raises(Transient):
+            net.resolve_in_time(host, 80, net.Deadline(0.1))
+    assert asked == ["a.test", "b.test"]
+    release.set()
+    for host in ("a.test", "b.test", "c.test", "d.test"):
+        assert net.resolve_in_time(host, 80, net.Deadline(10)) == [PUBLIC]
+
+
+def test_a_system_without_threads_is_tried_again(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(net, "RESOLVER", net.Resolver(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(Transient, match="can't start new thread"):
+            net.resolve_in_time("a.test", 80, net.Deadline(1))
+    assert net.resolve_in_time("127.0.0.1", 80, net.Deadline(10)) == [LOOPBACK]
+
+
 def test_the_environment_names_no_proxy(site, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")

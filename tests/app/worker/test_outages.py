@@ -18,7 +18,8 @@ from harness.servers import Redis
 from harness.waiting import wait_until
 from jobs import services
 from jobs.models import Job
-from tests.app.test_faults import ask, ended, running
+from kinds.base import Outcome, Part, Split
+from tests.app.test_faults import LANES, ask, ended, running
 from worker.attempt import execute
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -53,9 +54,65 @@ def test_claim_waits_for_the_database_and_then_gives_its_message_back(
     job_id = ask(user, "wait", lane=lane, ms=1)
     with away(database_url):
         worker.signal(signal.SIGCONT)
-        wait_until(lambda: worker.output().count("database out of reach: trying again") >= 6, why="the claim waits")
+        wait_until(
+            lambda: worker.output().count("the database does not take it: trying again") >= 6, why="the claim waits"
+        )
     done = ended(job_id)
     assert (done.state, done.attempt) == ("succeeded", 1), done.error
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_what_an_attempt_has_made_is_held_until_the_database_is_back(
+    lane: str, user: Any, start_worker: Callable[..., Process], empty_broker: Redis, database_url: str
+) -> None:
+    """For longer than two leases. There is no sweeper here: a job whose output was discarded would never end."""
+    worker = start_worker(lane, HEADRACE_LEASE_S="0.5")
+    job_id = ask(user, "wait", lane=lane, ms=1000)
+    running(job_id)
+    with away(database_url):
+        wait_until(lambda: worker.output().count("the database does not take it: trying again") >= 6, why="it waits")
+    done = ended(job_id)
+    assert (done.state, done.attempt) == ("succeeded", 1), done.error
+
+
+@pytest.mark.parametrize("table", ["jobs_job", "fleet_worker"])
+def test_live_workers_keep_their_jobs_while_a_table_is_locked(
+    table: str,
+    user: Any,
+    start_worker: Callable[..., Process],
+    sweeper: Process,
+    empty_broker: Redis,
+    database_url: str,
+) -> None:
+    """For longer than a lease, as CREATE INDEX takes it, and twice."""
+    start_worker("io", slots=3)
+    jobs = [ask(user, "wait", lane="io", ms=14_000) for _ in range(3)]
+    for job_id in jobs:
+        running(job_id)
+    with psycopg.connect(database_url) as theirs:
+        for _ in range(2):
+            theirs.execute(f"LOCK TABLE {table} IN SHARE MODE")
+            theirs.execute("SELECT pg_sleep(5)")
+            theirs.commit()
+            theirs.execute("SELECT pg_sleep(1)")
+            theirs.commit()
+    for job_id in jobs:
+        done = ended(job_id)
+        assert (done.state, done.attempt) == ("succeeded", 1), done.error
+
+
+def test_outputs_that_the_ledger_cannot_take_fail_their_job(
+    user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A split into nothing, into a kind that is not there, and a result that PostgreSQL refuses."""
+    outcomes = [Split([]), Split([Part("nothing", {})]), Outcome({"text": "\x00"})]
+    for outcome in outcomes:
+        job_id = ask(user, "digest")
+        monkeypatch.setattr("worker.attempt._run", lambda *_, made=outcome: made)
+        execute(job_id, "w@h")
+        job = Job.objects.get(pk=job_id)
+        assert (job.state, job.attempt) == ("failed", 1)
+        assert job.error == "The digest kind failed in a way its author did not expect."
 
 
 def test_claim_whose_answer_was_lost_is_given_up(

@@ -11,15 +11,13 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
-from django.db.backends.signals import connection_created
 
 from config import notify
 from jobs.leader import SWEEPER, lead, resign, this_process
-from jobs.outages import connection_lost
+from jobs.outages import connection_lost, do_not_wait_for_locks
 from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
-LOCK_TIMEOUT_MS = 200
 
 
 class Command(BaseCommand):
@@ -37,7 +35,7 @@ class Command(BaseCommand):
             self.stdout.write(str(sweep()))
             return
         stop, write_end = _stop_signals()
-        connection_created.connect(do_not_wait)
+        do_not_wait_for_locks()
         sweeper = Sweeper(this_process())
         notify.ready()
         pause = 0.0
@@ -58,13 +56,6 @@ def _stop_signals() -> tuple[socket.socket, socket.socket]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     return read_end, write_end
-
-
-def do_not_wait(connection: Any, **_: Any) -> None:
-    """A row or a table that somebody has locked is left for a later round: what is free must not wait for it."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
 
 
 class Sweeper:
