@@ -8,7 +8,6 @@ every other address: a probe that calls a host by its IP is answered 400, unless
 from collections.abc import Callable, Iterator
 from functools import cache
 
-import redis
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.models.functions import Now
@@ -30,7 +29,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 def readyz(request: HttpRequest) -> HttpResponse:
     """200 while the database answers: submits are accepted without a broker, so a dead one is only reported."""
     database = _database()
-    answer = {"database": "ok" if database else "down", "broker": _broker()[0]}
+    answer = {"database": "ok" if database else "down", "broker": backpressure.state()[0]}
     return JsonResponse(answer, status=200 if database else 503)
 
 
@@ -49,15 +48,6 @@ def _database() -> bool:
     except DatabaseError:
         return False
     return True
-
-
-def _broker() -> tuple[str, float]:
-    """Its state in a word, and the share of its memory that it uses."""
-    try:
-        share = backpressure.memory()
-    except redis.RedisError:
-        return "down", 0
-    return "full" if share > backpressure.FULL else "ok", share
 
 
 GAUGES: dict[str, tuple[str, Callable[[LaneStatus], float]]] = {
@@ -96,8 +86,9 @@ def _lane_gauges(status: list[LaneStatus]) -> Iterator[Metric]:
 
 
 def _broker_gauges() -> Iterator[Metric]:
-    word, share = _broker()
+    word, share = backpressure.state()
     yield GaugeMetricFamily("headrace_broker_up", "1 if the broker answers this host.", word != "down")
+    yield GaugeMetricFamily("headrace_broker_writable", "1 if it takes messages.", word in {"ok", "full"})
     yield GaugeMetricFamily("headrace_broker_memory_share", "Of its maxmemory; 0: it has no limit.", share)
     yield GaugeMetricFamily(
         "headrace_broker_full", "1 when it has so little room left that publishing stops.", word == "full"

@@ -22,6 +22,11 @@ def held() -> set[tuple[str, str]]:
     return {(name, job_id) for name, holds in fresh.values_list("name", "holds") for job_id in holds}
 
 
+def writable() -> None:
+    """Write nothing, which waits for whoever has locked the table; raises OperationalError if that takes too long."""
+    Worker.objects.filter(name="").update(running=0)
+
+
 def leave(name: str) -> None:
     """A worker unit has stopped."""
     Worker.objects.filter(name=name).delete()

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_safe
 from fleet import history, status
 from fleet.history import Minute
 from fleet.status import LaneStatus
+from jobs import backpressure
 
 CHART_HEIGHT = 28
 COLUMN = 8
@@ -102,6 +103,7 @@ def _drawn() -> dict[str, Any]:
     return {
         "totals": totals,
         "sweeping": status.sweeping(),
+        "broker": backpressure.state()[0],
         "minutes": status.THROUGHPUT_MINUTES,
         "chart": {"width": history.MINUTES * (COLUMN + GAP) - GAP, "height": CHART_HEIGHT, "column": COLUMN},
         "lanes": [

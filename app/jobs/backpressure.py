@@ -14,19 +14,43 @@ from jobs.redis_client import client
 ANSWER_S = 0.4  # to connect, and again to answer
 FULL, ROOM = 0.8, 0.7  # shares of the broker's memory: publishing stops above the one, and goes on below the other
 SEEN_FOR_S = 0.5
+PROBE = "headrace.probe"  # a key that is written to see whether it may be
 RECHECK_S = 2.0  # a broker that did not answer is asked again after this long: a submit waits while it is asked
 
 log = structlog.get_logger(__name__)
+
+
+class RefusesWrites(redis.RedisError):
+    """It answers, but takes nothing: its replicas are away, it is a replica itself, or it cannot write its disk."""
 
 
 def memory() -> float:
     """The share of its memory that the broker uses; 0 if it has no limit.
 
     Raises:
+        RefusesWrites: it would not take a message.
         RedisError: it does not answer.
     """
-    found = client(ANSWER_S).info("memory")
+    with client(ANSWER_S).pipeline(transaction=False) as pipe:
+        pipe.info("memory")
+        pipe.set(PROBE, 1, ex=60)
+        found, written = pipe.execute(raise_on_error=False)
+    if isinstance(found, redis.RedisError):
+        raise found
+    if isinstance(written, redis.ResponseError) and not isinstance(written, redis.exceptions.OutOfMemoryError):
+        raise RefusesWrites(f"the broker refuses writes: {written}")
     return float(found["used_memory"] / found["maxmemory"]) if found["maxmemory"] else 0.0
+
+
+def state() -> tuple[str, float]:
+    """The broker in a word or two, and the share of its memory that it uses."""
+    try:
+        share = memory()
+    except RefusesWrites:
+        return "refuses writes", 0
+    except redis.RedisError:
+        return "down", 0
+    return "full" if share > FULL else "ok", share
 
 
 class Gate:

@@ -17,6 +17,7 @@ import kombu
 from celery.app.amqp import AMQP as CeleryAMQP
 from kombu.transport import redis, virtual
 from kombu.utils.json import dumps
+from redis.exceptions import ResponseError
 
 PAUSE_S = 2  # between two tries to connect
 
@@ -86,9 +87,12 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
-    """Kombu's, with our channels."""
+    """Kombu's, with our channels. A broker that refuses (no replica, read-only, out of memory) is one that is away: a
+    worker tries again until it is back, where Celery would end it.
+    """
 
     Channel = Channel
+    connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
 
 class Connection(kombu.Connection):  # type: ignore[misc]

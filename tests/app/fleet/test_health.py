@@ -4,11 +4,15 @@ import time
 from typing import Any
 
 import pytest
+import redis
 from django.test import Client
 
 from fleet.models import Worker
+from jobs.backpressure import GATE
 from jobs.leader import lead
+from jobs.models import Job
 from jobs.submit import Submission, submit
+from tests.app.ledger import text_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,6 +34,23 @@ def test_hung_broker_is_reported_soon_and_does_not_make_it_unready(broker: Any) 
         took = time.monotonic() - began
     assert (response.status_code, response.json()["broker"]) == (200, "down")
     assert took < 3
+    assert Client().get("/readyz").json()["broker"] == "ok"
+
+
+def test_broker_that_refuses_writes_is_said_everywhere_and_published_nothing_to(user: Any, empty_broker: Any) -> None:
+    client = redis.Redis.from_url(empty_broker.url)
+    page = Client()
+    page.force_login(user)
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        assert Client().get("/readyz").json()["broker"] == "refuses writes"
+        assert "headrace_broker_writable 0.0" in Client().get("/metrics").content.decode().splitlines()
+        assert "Broker refuses writes jobs wait in the ledger" in text_of(page.get("/fleet/"))
+        GATE.look()
+        [(job, _)] = submit(user.pk, [Submission("digest", {})])
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    assert Job.objects.get(pk=job.pk).published_at is None
     assert Client().get("/readyz").json()["broker"] == "ok"
 
 

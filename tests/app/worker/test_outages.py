@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 from django.db import OperationalError, connection
 
 from harness.processes import Process
@@ -191,3 +192,25 @@ def test_worker_that_was_cut_off_from_its_broker_comes_back(
         assert (ended(long).state, ended(long).attempt) == ("succeeded", 1)
         assert worker.alive()
         wire.shutdown()
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_worker_waits_for_a_broker_that_refuses_writes(
+    lane: str, user: Any, start_worker: Callable[..., Process], sweeper: Process, empty_broker: Redis
+) -> None:
+    """As one does whose replica is away, if it was told to have one; what runs runs on."""
+    worker = start_worker(lane)
+    client = redis.Redis.from_url(empty_broker.url)
+    jobs = [ask(user, "wait", lane=lane, ms=2000)]
+    running(jobs[0])
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        jobs.append(ask(user, "wait", lane=lane, ms=1))
+        ended(jobs[0])
+        time.sleep(3)
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    for job_id in jobs:
+        done = ended(job_id)
+        assert (done.state, done.attempt) == ("succeeded", 1), done.error
+    assert worker.alive()

@@ -13,6 +13,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
 from config import notify
+from jobs import services
 from jobs.leader import SWEEPER, lead, resign, this_process
 from jobs.outages import connection_lost, do_not_wait_for_locks
 from jobs.sweeper import BATCH, sweep
@@ -63,7 +64,7 @@ class Sweeper:
 
     After an outage of the database every lease may have run out, those of live workers too. So a sweeper takes jobs
     back only after the database has answered it for as long as a lease lasts; live workers renew theirs before that. A
-    statement that waited, for a lock or for a database that stood still, counts as an outage.
+    statement that waited, for a database that stood still or for a lock on what workers write, counts as an outage.
     """
 
     def __init__(self, name: str) -> None:
@@ -77,6 +78,7 @@ class Sweeper:
         try:
             with connection.execute_wrapper(self._timed):
                 leads = lead(SWEEPER, self._name)
+                services.probe()
                 self._trusted_since = self._trusted_since or time.monotonic()
                 trusted_s = time.monotonic() - self._trusted_since
                 ended_s = trusted_s if self._had_outage else float("inf")
