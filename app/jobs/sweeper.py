@@ -32,14 +32,14 @@ MOST_LOCKED = 5  # so many locked jobs mean that the whole table is locked
 BATCH = 1000  # jobs that a step moves in a round; a round that leaves more to do is followed by the next one at once
 
 
-def sweep(take_back: bool = True, outage_ended_s: float = float("inf")) -> dict[str, int]:
+def sweep(trusted_s: Callable[[], float] = lambda: float("inf"), had_outage: bool = False) -> dict[str, int]:
     """One round; how many jobs each step moved.
 
-    `take_back`: from workers whose leases have run out. `outage_ended_s`: how long ago the database was last away, in
-    seconds. The steps that need the broker come last, so that a broker that hangs delays no other step.
+    `trusted_s`: for how many seconds the database has answered everybody at once, as of now; `had_outage`: before that
+    it did not. The steps that need the broker come last, so that a broker that hangs delays no other step.
     """
     began = time.monotonic()
-    moved = {"lost": _take_back(outage_ended_s) if take_back else 0}
+    moved = {"lost": _take_back(trusted_s, had_outage)}
     _end_orphans()
     if GATE.look():
         _publish(moved)
@@ -49,8 +49,12 @@ def sweep(take_back: bool = True, outage_ended_s: float = float("inf")) -> dict[
     return moved
 
 
-def _take_back(outage_ended_s: float) -> int:
-    found = services.expired_leases(BATCH)
+def _take_back(trusted_s: Callable[[], float], had_outage: bool) -> int:
+    """From workers whose leases have run out. Whoever lives has renewed its own within a lease of the last outage."""
+    found = services.expired_leases(BATCH) if trusted_s() >= settings.ENV.lease_s else []
+    if trusted_s() < settings.ENV.lease_s:  # even that statement waited
+        return 0
+    outage_ended_s = trusted_s() if had_outage else float("inf")
     together = Counter(job.worker for job in found if job.worker)
     return _each(found, lambda job: _take(job, together[job.worker] > 1, outage_ended_s))
 

@@ -15,7 +15,7 @@ from django.db import close_old_connections, connection
 from config import notify
 from jobs import services
 from jobs.leader import SWEEPER, lead, resign, this_process
-from jobs.outages import connection_lost, do_not_wait_for_locks
+from jobs.outages import connection_lost, do_not_wait_for_locks, lock_timed_out
 from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
@@ -78,23 +78,36 @@ class Sweeper:
         try:
             with connection.execute_wrapper(self._timed):
                 leads = lead(SWEEPER, self._name)
-                services.probe()
                 self._trusted_since = self._trusted_since or time.monotonic()
-                trusted_s = time.monotonic() - self._trusted_since
-                ended_s = trusted_s if self._had_outage else float("inf")
-                moved = sweep(trusted_s >= settings.ENV.lease_s, ended_s) if leads else {}
+                self._probe()
+                moved = sweep(self._trusted_s, self._had_outage) if leads else {}
         except DatabaseError as error:
             self._database_failed(error)
             return False
         self._report("leads" if leads else "stands by")
         return max(moved.values(), default=0) >= BATCH
 
+    def _trusted_s(self) -> float:
+        """For how long the database has answered everybody at once, as far as this one can tell."""
+        return time.monotonic() - self._trusted_since if self._trusted_since else 0.0
+
+    def _probe(self) -> None:
+        try:
+            services.probe()
+        except DatabaseError as error:
+            if not lock_timed_out(error):
+                raise
+            self._distrust("somebody has locked what workers write")
+
+    def _distrust(self, why: str) -> None:
+        log.warning("no job is taken back until a lease has passed", why=why)
+        self._trusted_since, self._had_outage = None, True
+
     def _timed(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         began = time.monotonic()
         answer = execute(sql, params, many, context)
         if (waited := time.monotonic() - began) > settings.ENV.renew_s:
-            log.warning("a statement waited: no job is taken back for the time of a lease", seconds=round(waited, 1))
-            self._trusted_since, self._had_outage = None, True
+            self._distrust(f"the database took {waited:.1f} s for a statement")
         return answer
 
     def resign(self) -> None:
