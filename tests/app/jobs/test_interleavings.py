@@ -288,6 +288,26 @@ class Interleavings(RuleBasedStateMachine):
             for actor in (self.sweeps, *(actor for unit in self.units for actor in (unit.leases, unit.pool))):
                 actor.settle()
 
+    @rule(
+        what=st.sampled_from(["jobs_job", "fleet_worker", "row"]),
+        n=st.integers(0, 1),
+        stepped=st.booleans(),
+        first=st.booleans(),
+    )
+    def run_into_a_lock(self, what: str, n: int, stepped: bool, first: bool) -> None:
+        """One that lasts longer than a lease, while jobs run; a sweep begins before its end, or after it."""
+        self.unlock()
+        for job in range(len(self.jobs)):
+            self.claim(n, job, False)
+        held = [number for number, job in enumerate(self.jobs) if job in self.units[n].runs]
+        self.lock(what, held[0] if held else 0)
+        self.time_passes(int(2 * ENV.lease_s))
+        if first:
+            self.sweep(stepped)
+        self.unlock()
+        self.sweep_to_the_end()
+        self.sweep(False)
+
     # the promise
 
     @invariant()
