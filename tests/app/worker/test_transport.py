@@ -1,8 +1,10 @@
 """How we hold on to Redis. Each workaround has a test of itself, and one that fails when it can go."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -119,6 +121,29 @@ def test_what_runs_is_given_back_when_the_worker_ends(broker: Redis, state_of_a_
 
 def test_kombu_still_gives_back_what_runs(broker: Redis, state_of_a_worker: Any) -> None:
     assert given_back(kombu.Connection, broker, state_of_a_worker) == 1, GONE
+
+
+def given_back_by_a_host_an_hour_ahead(make: Callable[..., Any], broker: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many messages that were taken a moment ago are no longer unacknowledged once it has looked."""
+    connection = make(broker.url, transport_options={"visibility_timeout": 600})
+    message = consumed(connection, broker)
+    with monkeypatch.context() as patch:
+        now = time.time
+        patch.setattr("kombu.transport.redis.time", lambda: now() + 3600)
+        patch.setattr(ours, "time", SimpleNamespace(time=lambda: now() + 3600, monotonic=time.monotonic))
+        message.channel.qos.restore_visible(interval=1)
+    message.channel.qos._delivered.clear()  # nothing to give back when Python exits
+    kept = int(redis.Redis.from_url(broker.url).hlen("unacked"))
+    lose(connection)
+    return 1 - kept
+
+
+def test_a_host_whose_clock_is_wrong_gives_nothing_back(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given_back_by_a_host_an_hour_ahead(ours.Connection, broker, monkeypatch) == 0
+
+
+def test_kombu_still_trusts_every_hosts_clock(broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given_back_by_a_host_an_hour_ahead(kombu.Connection, broker, monkeypatch) == 1, GONE
 
 
 def test_absent_broker_is_tried_every_other_second(monkeypatch: pytest.MonkeyPatch) -> None:
