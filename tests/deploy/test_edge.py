@@ -83,11 +83,11 @@ def of_hosts(folder: Path, web: int, plain: int, tls: int, **inputs: Any) -> str
         "ansible_managed": "Ansible managed",
         "ansible_facts": {"distribution_major_version": "13" if modern else "12"},
         "app_profile": profile | {"root": str(folder)},
-        "fleet_hostnames": [SITE, "localhost"],
         "fleet_web_port": web,
         "fleet_push_port": web,
         "nginx_acme_folder": str(folder),
         "nginx_max_body_mb": 3,
+        "nginx_names": [SITE, "localhost"],
         "nginx_static": profile["web"]["static"],
         "nginx_tls_certificate": f"{folder}/edge.crt",
         "nginx_tls_key": f"{folder}/edge.key",
@@ -103,7 +103,7 @@ def of_hosts(folder: Path, web: int, plain: int, tls: int, **inputs: Any) -> str
     text = re.sub(r"listen \[::\]:.*\n", "", text)
     text = re.sub(r"listen 80\b", f"listen 127.0.0.1:{plain}", text)
     text = re.sub(r"listen 443\b", f"listen 127.0.0.1:{tls}", text)
-    text = re.sub(r"^user .*\n", "", text, flags=re.MULTILINE).replace("/run/nginx.pid", f"{folder}/nginx.pid")
+    text = text.replace("user www-data;", "user root;").replace("/run/nginx.pid", f"{folder}/nginx.pid")
     scratch = "".join(f"    {name}_temp_path {folder}/{name};\n" for name in SCRATCH)
     return text.replace("/var/log/nginx", str(folder)).replace("http {\n", "http {\n" + scratch)
 
@@ -183,3 +183,59 @@ def test_when_nobody_answers_the_status_is_that_of_the_body(without_web: Edge, p
 
 def test_too_large_a_body_has_the_status_of_its_body(edge: Edge) -> None:
     assert_problem(edge.ask("/api/jobs", method="POST", content=b"x" * (3 * 2**20 + 1)), 413)
+
+
+# ---- whose names, whose port, whose word -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_another_name_than_ours_gets_no_answer(edge: Edge, plain: bool) -> None:
+    with pytest.raises(httpx2.RemoteProtocolError):
+        edge.ask("/a", host="evil.example", plain=plain)
+
+
+def test_our_name_is_sent_from_plain_http_to_tls(edge: Edge) -> None:
+    answer = edge.ask("/a?b=c", plain=True)
+    assert (answer.status_code, answer.headers["location"]) == (301, f"https://{SITE}/a?b=c")
+
+
+def test_the_web_process_hears_the_port_that_the_browser_knows(edge: Edge) -> None:
+    heard = edge.ask(host="localhost:8443").json()
+    assert (heard["Host"], heard["X-Forwarded-Proto"]) == ("localhost:8443", "https")
+
+
+def test_by_a_forwarded_port_of_plain_http_the_setting_is_named(edge: Edge) -> None:
+    answer = edge.ask(host="localhost:8080", plain=True)
+    assert_problem(answer, 400)
+    assert "nginx_https_port" in answer.json()["detail"]
+
+
+def test_a_forwarded_port_of_https_may_be_set(web: int, tmp_path: Path) -> None:
+    plain, tls = free_ports(2)
+    with running(tmp_path, of_hosts(tmp_path, web, plain, tls, nginx_https_port=8443), plain, tls) as one:
+        assert one.ask("/a", host="localhost:8080", plain=True).headers["location"] == "https://localhost:8443/a"
+
+
+def test_certbots_answers_are_served_over_plain_http(edge: Edge) -> None:
+    folder = Path(edge.process.log).parent / ".well-known/acme-challenge"
+    folder.mkdir(parents=True)
+    (folder / "token").write_text("proof")
+    assert edge.ask("/.well-known/acme-challenge/token", plain=True).text == "proof"
+
+
+FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.66"}
+
+
+def test_of_a_trusted_proxy_the_clients_address_and_scheme_are_believed(web: int, tmp_path: Path) -> None:
+    plain, tls = free_ports(2)
+    text = of_hosts(tmp_path, web, plain, tls, nginx_trusted_proxies=["127.0.0.0/8", "::1"])
+    with running(tmp_path, text, plain, tls) as one:
+        heard = one.ask(plain=True, headers=FORWARDED).json()
+        assert (heard["X-Forwarded-For"], heard["X-Forwarded-Proto"]) == ("192.0.2.66", "https")
+        assert one.ask(plain=True, headers=FORWARDED | {"X-Forwarded-Proto": "http"}).status_code == 301
+
+
+def test_of_anybody_else_they_are_not(edge: Edge) -> None:
+    assert edge.ask(plain=True, headers=FORWARDED).status_code == 301
+    heard = edge.ask(headers=FORWARDED | {"X-Forwarded-Proto": "http"}).json()
+    assert (heard["X-Forwarded-For"], heard["X-Forwarded-Proto"]) == ("127.0.0.1", "https")
