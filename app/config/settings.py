@@ -18,6 +18,7 @@ DEBUG = ENV.debug
 SECRET_KEY = ENV.secret_key
 ALLOWED_HOSTS = ENV.allowed_hosts
 CSRF_TRUSTED_ORIGINS = ENV.trusted_origins
+CSRF_FAILURE_VIEW = "jobs.views.csrf_failure"
 
 INSTALLED_APPS = [
     "channels",
