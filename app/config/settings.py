@@ -131,9 +131,11 @@ SECURE_TLS = not ENV.plain_http
 SECURE_SSL_REDIRECT = SECURE_TLS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SECURE_TLS else None
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # monitoring asks them over plain HTTP
-SECURE_HSTS_SECONDS = 31536000 if SECURE_TLS else 0
-SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_TLS
-SECURE_HSTS_PRELOAD = SECURE_TLS
+SECURE_HSTS_SECONDS = ENV.hsts_s if SECURE_TLS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = ENV.hsts_subdomains
+SECURE_HSTS_PRELOAD = ENV.hsts_preload
+# They would have all that is below our name speak TLS, and for good: that is for its operator to say.
+SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W005", "security.W021"]
 SESSION_COOKIE_SECURE = SECURE_TLS
 CSRF_COOKIE_SECURE = SECURE_TLS
 SESSION_COOKIE_HTTPONLY = True
