@@ -16,7 +16,6 @@ from push.answers import (
     NOT_OURS,
     RESTART,
     SIGN_IN,
-    TOO_BIG,
     TRY_LATER,
     Message,
     Receive,
@@ -29,11 +28,10 @@ from push.messages import SEND_TIMEOUT_S, client_told, message_of
 from push.watcher import GoingAway, UnknownJob, follow
 
 log = structlog.get_logger(__name__)
-MAX_CLIENT_MESSAGE = 4096
 
 
 class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """One client that follows one job. What the client sends is ignored."""
+    """One client that follows one job. What the client sends is ignored; gunicorn closes on large messages (1009)."""
 
     _following: asyncio.Task[None] | None = None
 
@@ -62,11 +60,6 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
             await self.close(SIGN_IN)
         else:
             self._following = asyncio.create_task(self._follow())
-
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Messages of clients are ignored; large ones close the socket."""
-        if len(text_data or bytes_data or "") > MAX_CLIENT_MESSAGE:
-            await self.close(TOO_BIG)
 
     async def _follow(self) -> None:
         try:

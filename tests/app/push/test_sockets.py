@@ -495,6 +495,20 @@ def test_what_clients_say_is_ignored_but_a_flood_is_refused(push: Push, user: An
         assert close_code(client) == 1009
 
 
+@pytest.mark.parametrize("fragments", [0, 3])
+def test_a_large_message_is_refused_before_it_is_read(push: Push, user: Any, token: str, fragments: int) -> None:
+    with socket.create_connection(("127.0.0.1", push.port), timeout=PATIENCE_S) as raw:
+        raw.sendall(request_of(f"/ws/jobs/{job_of(user).pk}", token, *UPGRADE))
+        raw.recv(65536)
+        for number in range(fragments):
+            raw.sendall(struct.pack("!BBHI", 0x00 if number else 0x02, 0xFE, 4000, 0) + bytes(4000))
+        raw.sendall(struct.pack("!BBQ", 0x80 if fragments else 0x82, 0xFF, 2**24))  # 16 MiB follow, it says
+        said = b""
+        while piece := raw.recv(65536):
+            said += piece
+        assert struct.pack("!H", 1009) in said
+
+
 def test_restart_sends_clients_away_at_once(own_push: Callable[..., Push], user: Any, token: str) -> None:
     push, job = own_push(), job_of(user)
     with push.follow(job.pk, token) as client, push.stream(job.pk, token) as events:
