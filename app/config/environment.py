@@ -54,6 +54,7 @@ class Environment(BaseModel):
     max_result_bytes: int = Field(256_000, gt=0)
     max_artifact_bytes: int = Field(64_000_000, gt=0)
     max_open_jobs: int = Field(5000, gt=0)  # of one user; jobs of batches count, parts of a job do not
+    max_followed: int = Field(1000, gt=0)  # WebSockets and event streams of one user, in each push process
     retention_days: float = Field(30, gt=0)  # finished jobs are deleted after this
     synthetic_kinds: bool = False  # offer the kinds burn and wait, for load tests and sizing
 

@@ -334,7 +334,7 @@ ALSO = {
     "get_job": (404,),
     "cancel_job": (403, 404, 409),
     "get_artifact": (404,),
-    "follow_job": (404, 421),
+    "follow_job": (404, 421, 429),
 }
 BODIES = {"get_artifact": ("*/*", {}), "follow_job": ("text/event-stream", {"type": "string"})}
 
