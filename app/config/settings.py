@@ -1,6 +1,7 @@
 """Django's settings: one file, from the environment (config/environment.py), secure by default."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ CSRF_TRUSTED_ORIGINS = ENV.trusted_origins
 CSRF_FAILURE_VIEW = "jobs.views.csrf_failure"
 
 INSTALLED_APPS = [
+    "axes",
     "channels",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -43,6 +45,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -118,6 +121,17 @@ STORAGES = {
     "staticfiles": {"BACKEND": _HASHED if ENV.static_root else _PLAIN},
 }
 
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=5)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # nobody can lock an account for those at other addresses
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # an account under attack opens again, for five attempts
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "jobs.sign_in.client_address"
+AXES_LOCKOUT_CALLABLE = "jobs.sign_in.must_wait"
+AXES_DISABLE_ACCESS_LOG = True
+AXES_SENSITIVE_PARAMETERS = ["username"]  # logs name the address; a user name may be a password in the wrong field
+AXES_VERBOSE = False
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "jobs:list"
 LOGOUT_REDIRECT_URL = "login"
@@ -180,6 +194,7 @@ LOGGING = {
     "root": {"handlers": ["stderr"], "level": ENV.log_level},
     "loggers": {
         "django.server": {"handlers": ["stderr"], "propagate": False},
+        "axes": {"level": "WARNING"},
         # Celery logs "received" and "succeeded" of each task; worker/attempt.py logs start and end with the job
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},

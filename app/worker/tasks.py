@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 
 from config.celery import app
-from jobs import services
+from jobs import services, sign_in
 from jobs.publish import TASK, route
 from worker.attempt import execute
 
@@ -22,6 +22,8 @@ def run(self: Any, job_id: str) -> None:
 def expire() -> None:
     """Delete what is past its retention; beat sends this."""
     while services.expire(timedelta(days=settings.ENV.retention_days)):
+        pass
+    while sign_in.forget():
         pass
 
 
