@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,6 +40,8 @@ class Echo(BaseHTTPRequestHandler):
         if self.path.startswith("/dies"):
             self.close_connection = True
             return
+        if "slowly" in self.path:
+            time.sleep(2)
         body = json.dumps(dict(self.headers)).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -133,6 +137,14 @@ def running(folder: Path, text: str, plain: int, tls: int = 0) -> Iterator[Edge]
         process.stop()
 
 
+@contextmanager
+def edge_with(web: int, folder: Path, **inputs: Any) -> Iterator[Edge]:
+    """The edge of hosts, with these inputs of the role."""
+    plain, tls = free_ports(2)
+    with running(folder, of_hosts(folder, web, plain, tls, **inputs), plain, tls) as one:
+        yield one
+
+
 @pytest.fixture(scope="module")
 def web() -> Iterator[int]:
     """The port of a web process."""
@@ -147,9 +159,7 @@ def web() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def edge(web: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """The edge of hosts as it is delivered."""
-    folder = tmp_path_factory.mktemp("edge")
-    plain, tls = free_ports(2)
-    with running(folder, of_hosts(folder, web, plain, tls), plain, tls) as one:
+    with edge_with(web, tmp_path_factory.mktemp("edge")) as one:
         yield one
 
 
@@ -211,8 +221,7 @@ def test_by_a_forwarded_port_of_plain_http_the_setting_is_named(edge: Edge) -> N
 
 
 def test_a_forwarded_port_of_https_may_be_set(web: int, tmp_path: Path) -> None:
-    plain, tls = free_ports(2)
-    with running(tmp_path, of_hosts(tmp_path, web, plain, tls, nginx_https_port=8443), plain, tls) as one:
+    with edge_with(web, tmp_path, nginx_https_port=8443) as one:
         assert one.ask("/a", host="localhost:8080", plain=True).headers["location"] == "https://localhost:8443/a"
 
 
@@ -227,9 +236,7 @@ FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.66"}
 
 
 def test_of_a_trusted_proxy_the_clients_address_and_scheme_are_believed(web: int, tmp_path: Path) -> None:
-    plain, tls = free_ports(2)
-    text = of_hosts(tmp_path, web, plain, tls, nginx_trusted_proxies=["127.0.0.0/8", "::1"])
-    with running(tmp_path, text, plain, tls) as one:
+    with edge_with(web, tmp_path, nginx_trusted_proxies=["127.0.0.0/8", "::1"]) as one:
         heard = one.ask(plain=True, headers=FORWARDED).json()
         assert (heard["X-Forwarded-For"], heard["X-Forwarded-Proto"]) == ("192.0.2.66", "https")
         assert one.ask(plain=True, headers=FORWARDED | {"X-Forwarded-Proto": "http"}).status_code == 301
@@ -239,3 +246,33 @@ def test_of_anybody_else_they_are_not(edge: Edge) -> None:
     assert edge.ask(plain=True, headers=FORWARDED).status_code == 301
     heard = edge.ask(headers=FORWARDED | {"X-Forwarded-Proto": "http"}).json()
     assert (heard["X-Forwarded-For"], heard["X-Forwarded-Proto"]) == ("127.0.0.1", "https")
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/login/", "/admin/login/"])
+def test_guessing_from_one_address_is_slowed_down(web: int, tmp_path: Path, path: str) -> None:
+    with edge_with(web, tmp_path, nginx_sign_ins_per_minute=5, nginx_trusted_proxies=["127.0.0.1"]) as one:
+        answers = [one.ask(path, method="POST", content=b"x") for _ in range(10)]
+        assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 4
+        assert_problem(answers[-1], 429)
+        assert answers[-1].headers["retry-after"] == "60"
+        assert one.ask(path).status_code == 200
+        other = one.ask(path, method="POST", content=b"x", headers={"X-Forwarded-For": "192.0.2.66"})
+        assert other.status_code == 200
+
+
+def test_one_address_holds_so_many_connections_to_push(web: int, tmp_path: Path) -> None:
+    with edge_with(web, tmp_path, nginx_push_connections=2) as one, ThreadPoolExecutor() as pool:
+        held = [pool.submit(one.ask, path) for path in ("/ws/slowly", "/ws/slowly", "/api/jobs/slowly/events")]
+        assert sorted(answer.result().status_code for answer in held) == [200, 200, 429]
+        assert one.ask("/").status_code == 200
+
+
+def test_the_admin_is_open_to_its_networks_only(web: int, tmp_path: Path, edge: Edge) -> None:
+    assert edge.ask("/admin/").status_code == 200
+    with edge_with(web, tmp_path, nginx_admin_networks=["192.0.2.0/24"], nginx_trusted_proxies=["127.0.0.1"]) as one:
+        assert_problem(one.ask("/admin/jobs/job/"), 403)
+        assert one.ask("/admin/", headers={"X-Forwarded-For": "192.0.2.66"}).status_code == 200
+        assert one.ask("/").status_code == 200
