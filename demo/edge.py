@@ -67,7 +67,7 @@ async def forward(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         response = await pool.handle_async_request(request)
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.RemoteProtocolError):
-        return await problem(send, 502, "The web process does not answer; try again in a second.")
+        return await problem(send, 503, "No web process answers: try again in a few seconds.", retry_after="2")
     try:
         return await answer(response, send)
     finally:

@@ -63,6 +63,37 @@ def test_production_settings_pass_djangos_deploy_check() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+SHOW_HSTS = """
+import django
+from django.http import HttpResponse
+from django.middleware.security import SecurityMiddleware
+from django.test import RequestFactory
+django.setup()
+request = RequestFactory().get("/", headers={"X-Forwarded-Proto": "https"})
+print(SecurityMiddleware(lambda request: HttpResponse())(request).headers.get("Strict-Transport-Security"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "header"),
+    [
+        ({}, "max-age=300"),
+        ({"HEADRACE_HSTS_S": "0"}, "None"),
+        ({"HEADRACE_PLAIN_HTTP": "1"}, "None"),
+        (
+            {"HEADRACE_HSTS_S": "31536000", "HEADRACE_HSTS_SUBDOMAINS": "1", "HEADRACE_HSTS_PRELOAD": "1"},
+            "max-age=31536000; includeSubDomains; preload",
+        ),
+    ],
+)
+def test_hsts_begins_small_and_is_raised_by_the_operator(change: dict[str, str], header: str) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    env |= {**PRODUCTION, **change, "HEADRACE_STATIC_ROOT": ""}
+    argv = [sys.executable, "-c", SHOW_HSTS]
+    run = subprocess.run(argv, cwd=APP, env=env, capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == header, run.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -70,6 +101,7 @@ def test_production_settings_pass_djangos_deploy_check() -> None:
         ({"HEADRACE_SECRET_KEY": "short"}, "HEADRACE_SECRET_KEY is wrong"),
         ({"HEADRACE_ALOWED_HOSTS": "x"}, "did you mean HEADRACE_ALLOWED_HOSTS?"),
         ({"HEADRACE_LEASE_S": "-1"}, "HEADRACE_LEASE_S is wrong: Input should be greater than 0"),
+        ({"HEADRACE_HSTS_S": "31536000", "HEADRACE_HSTS_PRELOAD": "1"}, "PRELOAD is wrong: it needs HEADRACE_HSTS_S="),
         ({"HEADRACE_DATABASE_URL": "mysql://x"}, "HEADRACE_DATABASE_URL is wrong"),
         ({"HEADRACE_SECRET_KEY": None, "HEADRACE_SECRET_KEY_FILE": "/nowhere"}, "HEADRACE_SECRET_KEY_FILE cannot be"),
     ],

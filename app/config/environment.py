@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 PREFIX = "HEADRACE_"
+YEAR_S = 31_536_000
 READ_ELSEWHERE = {"fetch_allow", "token"}  # by kinds/net.py, which does not load Django; by the load tests
 
 
@@ -36,6 +37,11 @@ class Environment(BaseModel):
     allowed_hosts: CommaList = []
     trusted_origins: CommaList = []  # https://host[:port] that may post forms and open WebSockets, besides our own
     plain_http: bool = False  # without TLS: cookies without Secure, no HSTS. Only for the demo and for tests
+    hsts_s: int = Field(
+        300, ge=0
+    )  # browsers use nothing but TLS for so long; 31536000 once you are sure (docs/deploy.md)
+    hsts_subdomains: bool = False  # and so they do for every name below ours
+    hsts_preload: bool = False  # and may have it built in, for good; needs a year and the subdomains
     debug: bool = False
     static_root: Path | None = None  # where collectstatic puts files for nginx
     database_pool: int = Field(0, ge=0)  # connections shared by one process's threads; 0: one per thread, kept open
@@ -49,6 +55,7 @@ class Environment(BaseModel):
     max_artifact_bytes: int = Field(64_000_000, gt=0)
     max_open_jobs: int = Field(5000, gt=0)  # of one user; jobs of batches count, parts of a job do not
     max_scheduled_jobs: int = Field(1000, gt=0)  # of one user, of those: jobs whose run_after has not come
+    max_followed: int = Field(1000, gt=0)  # WebSockets and event streams of one user, in each push process
     retention_days: float = Field(30, gt=0)  # finished jobs are deleted after this
     synthetic_kinds: bool = False  # offer the kinds burn and wait, for load tests and sizing
 
@@ -60,6 +67,13 @@ class Environment(BaseModel):
     retry_base_s: float = Field(2, ge=0)  # first backoff of a transient failure; doubles each time, with full jitter
 
     lane: str | None = None  # of this process, if it is a worker
+
+    @field_validator("hsts_preload")
+    @classmethod
+    def _preload_needs_the_rest(cls, preload: bool, info: ValidationInfo) -> bool:
+        if preload and not (info.data.get("hsts_s", 0) >= YEAR_S and info.data.get("hsts_subdomains")):
+            raise ValueError(f"it needs {PREFIX}HSTS_S={YEAR_S} or more, and {PREFIX}HSTS_SUBDOMAINS=1")
+        return preload
 
 
 def _from_files(found: dict[str, str]) -> dict[str, str]:
@@ -81,7 +95,7 @@ def _sentence(error: Any) -> str:
         known = [PREFIX + field.upper() for field in Environment.model_fields]
         near = difflib.get_close_matches(name, known, 1)
         return f"{name} is not a setting of Headrace" + (f"; did you mean {near[0]}?" if near else "; unset it.")
-    return f"{name} is wrong: {error['msg']}."
+    return f"{name} is wrong: {error['msg'].removeprefix('Value error, ')}."
 
 
 def read(environ: Mapping[str, str]) -> Environment:

@@ -29,6 +29,10 @@ from jobs.schemas import as_json, with_artifacts
 from kinds.base import Kind
 
 INLINE = {"image/png", "image/jpeg", "image/webp", "text/plain", "application/json"}
+NOT_OURS = (
+    "The CSRF token is missing or wrong: send it in the X-CSRFToken header, from a page at our own address or at one "
+    "that HEADRACE_TRUSTED_ORIGINS names."
+)
 DESCRIPTION = """Submit work, follow it, fetch what came of it.
 
 Sign in with a session cookie (writes then need the CSRF token), or send `Authorization: Bearer hr_...`
@@ -57,7 +61,7 @@ class SessionCookie(APIKeyCookie):
         if "Authorization" in request.headers or not request.user.is_authenticated:
             return None
         if check_csrf(request):
-            raise Problem(403, "The CSRF token is missing or wrong; send it in the X-CSRFToken header.")
+            raise Problem(403, NOT_OURS)
         return request.user
 
     def authenticate(self, request: HttpRequest, key: str | None) -> NoReturn:
@@ -330,7 +334,7 @@ ALSO = {
     "get_job": (404,),
     "cancel_job": (403, 404, 409),
     "get_artifact": (404,),
-    "follow_job": (404, 421),
+    "follow_job": (404, 421, 429),
 }
 BODIES = {"get_artifact": ("*/*", {}), "follow_job": ("text/event-stream", {"type": "string"})}
 

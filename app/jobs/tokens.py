@@ -25,9 +25,15 @@ def create_token(user: AbstractBaseUser, name: str = "") -> str:
 
 def user_of(token: str) -> AbstractBaseUser | None:
     """The active user whose token this is, if any."""
+    found = find(token)
+    return found.user if found else None
+
+
+def find(token: str) -> ApiToken | None:
+    """What is stored of a token, if its user is active."""
     found = ApiToken.objects.select_related("user").filter(sha256=_hash(token), user__is_active=True).first()
     if found is None:
         return None
     if found.last_used_at is None or found.last_used_at < datetime.now(UTC) - timedelta(minutes=1):
         ApiToken.objects.filter(pk=found.pk).update(last_used_at=Now())  # not at each request: that would be a write
-    return found.user
+    return found

@@ -240,3 +240,13 @@ def run_again(request: Request, job_id: uuid.UUID) -> HttpResponse:
     except Refused as refused:
         messages.error(request, refused.detail)
         return _with_retry_after(_shown(request, job, refused.http_status))
+
+
+# ---- refusals -------------------------------------------------------------------------------------------------------
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form that cannot be trusted: of a page at an address that is not known as ours, or open for too long."""
+    strange = reason.endswith("does not match any trusted origins.")
+    origin = request.headers.get("Origin") or request.headers.get("Referer") if strange else None
+    return render(request, "403_csrf.html", {"origin": origin}, status=403)

@@ -12,7 +12,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NORMAL, TOO_BIG, INTERNAL, RESTART, TRY_LATER = 1000, 1009, 1011, 1012, 1013
+NORMAL, INTERNAL, RESTART, TRY_LATER = 1000, 1011, 1012, 1013
 SIGN_IN, NOT_OURS, NO_SUCH_JOB = 4401, 4403, 4404
 
 

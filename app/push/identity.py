@@ -1,35 +1,77 @@
-"""Who asks: the user of a bearer token or of a session, and whether a browser's page is one of ours."""
+"""Who asks: the holder of a bearer token or of a session, and whether a browser's page is one of ours."""
 
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from channels.auth import AuthMiddlewareStack
 from channels.db import database_sync_to_async
 from django.conf import settings
-from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth import HASH_SESSION_KEY
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.db.models.functions import Now
 from django.utils.http import is_same_domain
 
 from jobs import tokens
+from jobs.models import ApiToken
 from push.answers import App, Receive, Scope, Send, headers_of
 
 
+@dataclass(frozen=True)
+class Identity:
+    """A user, and the token or the session that proved it."""
+
+    user_id: int
+    token_id: int | None = None
+    session_key: str | None = None
+    session_hash: str | None = None  # another one since the password was changed
+
+
 def signed_in(inner: App) -> App:
-    """Puts the user into the scope: the bearer token's if there is an Authorization header, else the session's."""
-    by_session = AuthMiddlewareStack(inner)
+    """Puts an Identity (or None) into the scope: by the Authorization header if there is one, else by the session."""
+
+    async def by_session(scope: Scope, receive: Receive, send: Send) -> None:
+        user, session = scope["user"], scope["session"]
+        known = user.is_authenticated
+        identity = Identity(user.pk, None, session.session_key, session[HASH_SESSION_KEY]) if known else None
+        await inner({**scope, "identity": identity}, receive, send)
+
+    stack = AuthMiddlewareStack(by_session)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         header = headers_of(scope).get("authorization")
         if header is None:
-            await by_session(scope, receive, send)
+            await stack(scope, receive, send)
         else:
-            await inner({**scope, "user": await _user_of(header)}, receive, send)
+            await inner({**scope, "identity": await _by_token(header)}, receive, send)
 
     return app
 
 
 @database_sync_to_async  # type: ignore[untyped-decorator]
-def _user_of(header: str) -> Any:
+def _by_token(header: str) -> Identity | None:
     scheme, _, token = header.partition(" ")
-    return (tokens.user_of(token) if scheme.lower() == "bearer" else None) or AnonymousUser()
+    found = tokens.find(token) if scheme.lower() == "bearer" else None
+    return Identity(found.user_id, found.pk) if found else None
+
+
+@database_sync_to_async  # type: ignore[untyped-decorator]
+def signed_out(identities: Collection[Identity]) -> set[Identity]:
+    """Those that prove nothing any more: token deleted, session over, user disabled, password changed."""
+    users = User.objects.filter(is_active=True).in_bulk({one.user_id for one in identities})
+    tokens = ApiToken.objects.filter(pk__in={one.token_id for one in identities if one.token_id})
+    sessions = Session.objects.filter(
+        pk__in={one.session_key for one in identities if one.session_key}, expire_date__gt=Now()
+    )
+    hold = {None, *tokens.values_list("pk", flat=True), *sessions.values_list("pk", flat=True)}
+    hashes = {None: None} | {pk: user.get_session_auth_hash() for pk, user in users.items()}
+    return {
+        one
+        for one in identities
+        if one.user_id not in users
+        or not {one.token_id, one.session_key} <= hold
+        or (one.session_key and one.session_hash != hashes[one.user_id])
+    }
 
 
 def origin_is_ours(headers: dict[str, str]) -> bool:

@@ -16,7 +16,6 @@ from push.answers import (
     NOT_OURS,
     RESTART,
     SIGN_IN,
-    TOO_BIG,
     TRY_LATER,
     Message,
     Receive,
@@ -26,14 +25,13 @@ from push.answers import (
 )
 from push.identity import origin_is_ours
 from push.messages import SEND_TIMEOUT_S, client_told, message_of
-from push.watcher import GoingAway, UnknownJob, follow
+from push.watcher import GoingAway, SignedOut, TooMany, UnknownJob, follow
 
 log = structlog.get_logger(__name__)
-MAX_CLIENT_MESSAGE = 4096
 
 
 class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """One client that follows one job. What the client sends is ignored."""
+    """One client that follows one job. What the client sends is ignored; gunicorn closes on large messages (1009)."""
 
     _following: asyncio.Task[None] | None = None
 
@@ -58,15 +56,10 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
         await self.accept()
         if not origin_is_ours(headers_of(self.scope)):
             await self.close(NOT_OURS)
-        elif not self.scope["user"].is_authenticated:
+        elif self.scope["identity"] is None:
             await self.close(SIGN_IN)
         else:
             self._following = asyncio.create_task(self._follow())
-
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Messages of clients are ignored; large ones close the socket."""
-        if len(text_data or bytes_data or "") > MAX_CLIENT_MESSAGE:
-            await self.close(TOO_BIG)
 
     async def _follow(self) -> None:
         try:
@@ -80,16 +73,18 @@ class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
     async def _tell(self) -> int:
         """Send until the job has ended; the code to close with."""
         try:
-            async with aclosing(follow(self.scope["url_route"]["kwargs"]["job_id"], self.scope["user"].pk)) as changes:
+            async with aclosing(follow(self.scope["url_route"]["kwargs"]["job_id"], self.scope["identity"])) as changes:
                 async for job in changes:
                     async with asyncio.timeout(SEND_TIMEOUT_S):
                         await self.send(message_of(job))
                     client_told(job)
         except UnknownJob:
             return NO_SUCH_JOB
+        except SignedOut:
+            return SIGN_IN
         except GoingAway:
             return RESTART
-        except (DatabaseError, TimeoutError):
+        except (TooMany, DatabaseError, TimeoutError):
             return TRY_LATER
         return NORMAL
 

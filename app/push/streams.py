@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 
+from django.conf import settings
 from django.db import Error as DatabaseError
 
 from jobs.models import Job
 from jobs.problems import NO_SUCH_JOB
 from push.answers import Receive, Scope, Send, headers_of, problem, respond, start
 from push.messages import SEND_TIMEOUT_S, client_told, message_of
-from push.watcher import GoingAway, UnknownJob, follow
+from push.watcher import GoingAway, SignedOut, TooMany, UnknownJob, follow
 
 STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -19,17 +20,22 @@ STREAM_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 RETRY = b"retry: 1000\n"
+TOO_MANY = f"You follow {settings.ENV.max_followed:,} jobs already: end some of the connections, or poll instead."
 
 
 async def events(scope: Scope, receive: Receive, send: Send) -> None:
     """The event stream of one job; a request that is refused is answered with a problem, and no stream starts."""
     if scope["method"] != "GET":
         await problem(send, 405, allow="GET")
-    elif not scope["user"].is_authenticated:
-        await problem(send, 401, www_authenticate='Bearer realm="headrace"')
+    elif scope["identity"] is None:
+        await _sign_in(send)
     else:
-        async with aclosing(follow(scope["url_route"]["kwargs"]["job_id"], scope["user"].pk)) as changes:
+        async with aclosing(follow(scope["url_route"]["kwargs"]["job_id"], scope["identity"])) as changes:
             await _stream(scope, receive, send, changes)
+
+
+async def _sign_in(send: Send) -> None:
+    await problem(send, 401, www_authenticate='Bearer realm="headrace"')
 
 
 async def _stream(scope: Scope, receive: Receive, send: Send, changes: AsyncGenerator[Job | None, None]) -> None:
@@ -37,6 +43,10 @@ async def _stream(scope: Scope, receive: Receive, send: Send, changes: AsyncGene
         job = await anext(changes)
     except UnknownJob:
         await problem(send, 404, NO_SUCH_JOB)
+    except SignedOut:
+        await _sign_in(send)
+    except TooMany:
+        await problem(send, 429, TOO_MANY, retry_after="5")
     except GoingAway:
         await problem(send, 503, "This process is about to restart; try again.", retry_after="1")
     else:
@@ -52,8 +62,8 @@ async def _send_events(send: Send, first: Job | None, changes: AsyncGenerator[Jo
     try:
         async for job in changes:
             await _send_event(send, job)
-    except (GoingAway, UnknownJob, DatabaseError, TimeoutError):
-        pass  # the stream ends without a terminal event, so the client connects again
+    except (GoingAway, SignedOut, UnknownJob, DatabaseError, TimeoutError):
+        pass  # the stream ends without a terminal event, so the client connects again, and hears why if it may not
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -7,7 +7,7 @@ query over all watched jobs wakes those whose version has grown: with Redis down
 import asyncio
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -21,6 +21,7 @@ from jobs.hints import CHANNEL
 from jobs.models import Job
 from jobs.redis_client import subscriber
 from jobs.schemas import with_artifacts
+from push.identity import Identity, signed_out
 
 log = structlog.get_logger(__name__)
 POLL_S = 2.0
@@ -33,6 +34,14 @@ class UnknownJob(Exception):
     """There is no such job, or it is somebody else's: the two look the same."""
 
 
+class SignedOut(Exception):
+    """Whoever follows may not any more."""
+
+
+class TooMany(Exception):
+    """The user follows as many jobs through this process as one may."""
+
+
 class GoingAway(Exception):
     """This process is stopping; clients connect again, to another one or after the restart."""
 
@@ -40,9 +49,10 @@ class GoingAway(Exception):
 class Watch:
     """One client's watch of one job: the version that was sent, and the event that says to read the job."""
 
-    __slots__ = ("changed", "version")
+    __slots__ = ("changed", "identity", "signed_out", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, identity: Identity) -> None:
+        self.identity, self.signed_out = identity, False
         self.version = 0
         self.changed = asyncio.Event()
 
@@ -54,6 +64,7 @@ class Watcher:
         self.closing = False
         self.listening = False
         self._watches: defaultdict[uuid.UUID, set[Watch]] = defaultdict(set)
+        self._of_user: Counter[int] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self._poll_now = asyncio.Event()
 
@@ -61,14 +72,22 @@ class Watcher:
         return sum(len(watches) for watches in self._watches.values())
 
     @contextmanager
-    def watch(self, job_id: uuid.UUID) -> Iterator[Watch]:
-        """A watch, whose event is set when the job may have changed. Read the job after entering, to miss no change."""
+    def watch(self, job_id: uuid.UUID, identity: Identity) -> Iterator[Watch]:
+        """A watch, whose event is set when the job may have changed. Read the job after entering, to miss no change.
+
+        Raises:
+            TooMany.
+        """
+        if self._of_user[identity.user_id] >= settings.ENV.max_followed:
+            raise TooMany
         self._start()
-        watch = Watch()
+        watch = Watch(identity)
         self._watches[job_id].add(watch)
+        self._of_user[identity.user_id] += 1
         try:
             yield watch
         finally:
+            self._of_user -= Counter([identity.user_id])  # and forgets who has none left
             self._watches[job_id].discard(watch)
             if not self._watches[job_id]:
                 del self._watches[job_id]
@@ -127,7 +146,7 @@ class Watcher:
                 self._wake(uuid.UUID(message["data"].decode()))
 
     async def _poll(self) -> None:
-        """Read the versions of all watched jobs, after POLL_S seconds or when `_poll_now` is set."""
+        """Read the versions of all watched jobs, and who is signed out, after POLL_S or when `_poll_now` is set."""
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_S):
                 await self._poll_now.wait()
@@ -140,6 +159,12 @@ class Watcher:
             for watch in watches:
                 if now is None or now > watch.version:
                     watch.changed.set()
+        everybody = [watch for watches in self._watches.values() for watch in watches]
+        gone = await signed_out({watch.identity for watch in everybody})
+        for watch in everybody:
+            if watch.identity in gone:
+                watch.signed_out = True
+                watch.changed.set()
 
 
 async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
@@ -207,18 +232,20 @@ WATCHER = Watcher()
 READER = Reader()
 
 
-async def follow(job_id: uuid.UUID, owner_id: int) -> AsyncGenerator[Job | None, None]:
+async def follow(job_id: uuid.UUID, identity: Identity) -> AsyncGenerator[Job | None, None]:
     """The job now, then each change until it has ended; None after KEEPALIVE_S seconds without one.
 
     Raises:
-        UnknownJob, GoingAway.
+        UnknownJob, SignedOut, TooMany, GoingAway.
         DatabaseError: only before the first job, after `database_wait_s`; later an outage is waited for.
     """
-    with WATCHER.watch(job_id) as watch:
+    with WATCHER.watch(job_id, identity) as watch:
         while not WATCHER.closing:
             watch.changed.clear()
+            if watch.signed_out:
+                raise SignedOut
             job = await _read(job_id, watch)
-            if job is None or job.owner_id != owner_id:
+            if job is None or job.owner_id != identity.user_id:
                 raise UnknownJob
             if job.version > watch.version:
                 watch.version = job.version

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 
 from config.celery import app
-from jobs import services
+from jobs import services, sign_in
 from jobs.publish import TASK, route
 from worker.attempt import execute
 
@@ -24,6 +24,8 @@ def expire() -> None:
     """Delete what is past its retention, for half of the time that a task of its lane has; beat sends this."""
     until = time.monotonic() + settings.LANES["quick"].soft_time_limit / 2
     while time.monotonic() < until and services.expire(timedelta(days=settings.ENV.retention_days)):
+        pass
+    while sign_in.forget():
         pass
 
 

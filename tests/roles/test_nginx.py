@@ -78,4 +78,5 @@ def test_a_second_run_changes_nothing(host: Bare) -> None:
 def test_without_a_web_process_it_says_when_to_come_back(host: Bare) -> None:
     host.machine.check_output("systemctl stop web")
     answer = get(host, "/")
+    assert (answer.status_code, answer.json()["status"]) == (503, 503)
     assert (answer.headers["content-type"], answer.headers["retry-after"]) == ("application/problem+json", "2")

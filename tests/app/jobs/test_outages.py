@@ -99,6 +99,11 @@ def test_pages_too_say_when_to_come_back(serve: Serve, by_session: dict[str, str
         page = httpx2.get(base + path, headers=by_session, trust_env=False, timeout=60)
         assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
         assert "The database is out of reach" in page.text
+    form = {"username": "ada", "password": "x", "csrfmiddlewaretoken": "a" * 32}
+    page = httpx2.post(
+        base + "/login/", data=form, headers={"Cookie": f"csrftoken={'a' * 32}"}, timeout=60, trust_env=False
+    )
+    assert (page.status_code, page.headers["Retry-After"]) == (503, "5")
     assert "Traceback" not in web.output()
 
 

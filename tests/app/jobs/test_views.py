@@ -71,6 +71,22 @@ def test_posts_need_the_csrf_token(user: Any, path: str) -> None:
     assert [one.state for one in Job.objects.all()] == [State.QUEUED]
 
 
+def test_forms_work_by_a_port_that_is_forwarded_and_name_the_setting_elsewhere(db: None) -> None:
+    client = Client(enforce_csrf_checks=True, headers={"Host": "localhost:8443", "X-Forwarded-Proto": "https"})
+    client.get("/login/", secure=True)
+    form = {"username": "x", "password": "x", "csrfmiddlewaretoken": client.cookies["csrftoken"].value}
+
+    def send(**headers: str) -> Any:
+        return client.post("/login/", form, secure=True, headers=headers)
+
+    assert send(Origin="https://localhost:8443").status_code == 200
+    for header in ({"Origin": "https://<b>.example"}, {"Referer": "https://<b>.example"}):
+        response = send(**header)
+        assert response.status_code == 403
+        assert "from https://<b>.example , which the server does not know" in text_of(response)
+        assert "HEADRACE_TRUSTED_ORIGINS" in text_of(response)
+
+
 @pytest.mark.parametrize("action", ["cancel", "again"])
 def test_following_a_link_changes_nothing(page: Client, user: Any, action: str) -> None:
     job = job_of(user)

@@ -25,11 +25,12 @@ from harness import APP, BIN
 from harness.processes import Process
 from harness.waiting import answers, free_port, wait_until
 from jobs import services
-from jobs.models import Job
+from jobs.models import ApiToken, Job
 from jobs.schemas import JobOut
 from jobs.submit import Submission, submit
 from jobs.tokens import create_token
 from push import watcher
+from push.identity import Identity
 from push.messages import message_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -313,6 +314,61 @@ def test_everything_else_is_the_web_processs(push: Push, token: str) -> None:
     assert push.http.get("/healthz").text == "ok"
 
 
+@pytest.mark.parametrize("how", ["token deleted", "user disabled", "signed out", "password changed"])
+def test_who_may_not_any_more_is_disconnected_within_seconds(
+    push: Push, user: Any, empty_broker: Any, how: str
+) -> None:
+    job, token, browser = job_of(user), create_token(user), Client()
+    browser.force_login(user)
+    by_token = {"Authorization": f"Bearer {token}"}
+    by_session = {"Cookie": f"sessionid={browser.cookies['sessionid'].value}"}
+    header = by_session if how in ("signed out", "password changed") else by_token
+    stays = create_token(user) if how != "user disabled" else ""
+    with ExitStack() as stack:
+        client = stack.enter_context(push.socket(f"/ws/jobs/{job.pk}", **header))
+        response = stack.enter_context(push.http.stream("GET", f"/api/jobs/{job.pk}/events", headers=header))
+        events = events_of(response)
+        received(client)
+        next(events)
+        other = stack.enter_context(push.follow(job.pk, stays)) if stays else None
+        if how == "token deleted":
+            ApiToken.objects.filter(user=user).first().delete()  # type: ignore[union-attr]
+        elif how == "signed out":
+            browser.logout()
+        else:
+            user.is_active = how != "user disabled"
+            user.set_password("another-" + token)
+            user.save()
+        began = time.monotonic()
+        assert close_code(client) == 4401
+        assert list(events) == []
+        assert time.monotonic() - began < 6
+        if other:  # whoever signed in otherwise stays
+            received(other)
+            services.cancel(job.pk)
+            assert received(other)["state"] == "cancelled"
+
+
+def test_one_user_follows_so_many_jobs_and_no_more(
+    own_push: Callable[..., Push], user: Any, other_user: Any, token: str
+) -> None:
+    push, job = own_push(HEADRACE_MAX_FOLLOWED="2"), job_of(user)
+    address, header = f"/api/jobs/{job.pk}/events", {"Authorization": f"Bearer {token}"}
+    with push.follow(job.pk, token) as first, push.stream(job.pk, token) as second:
+        received(first)
+        next(second)
+        with push.follow(job.pk, token) as third:
+            assert close_code(third) == 1013
+        response = push.http.get(address, headers=header)
+        assert (response.status_code, response.headers["Retry-After"]) == (429, "5")
+        assert "2 jobs already" in response.json()["detail"]
+        with push.follow(job_of(other_user).pk, create_token(other_user)) as theirs:
+            received(theirs)
+    wait_until(lambda: push.gauge("watchers") == 0)
+    with push.follow(job.pk, token) as again:
+        received(again)
+
+
 # ---- faults ---------------------------------------------------------------------------------------------------------
 
 
@@ -411,7 +467,7 @@ def test_first_read_waits_for_the_database(user: Any, monkeypatch: pytest.Monkey
         return await read(job_id)
 
     async def first() -> Job | None:
-        async with aclosing(watcher.follow(job.pk, user.pk)) as changes:
+        async with aclosing(watcher.follow(job.pk, Identity(user.pk))) as changes:
             found = await anext(changes)
         await watcher.WATCHER.stop()
         return found
@@ -495,6 +551,20 @@ def test_what_clients_say_is_ignored_but_a_flood_is_refused(push: Push, user: An
         assert close_code(client) == 1009
 
 
+@pytest.mark.parametrize("fragments", [0, 3])
+def test_a_large_message_is_refused_before_it_is_read(push: Push, user: Any, token: str, fragments: int) -> None:
+    with socket.create_connection(("127.0.0.1", push.port), timeout=PATIENCE_S) as raw:
+        raw.sendall(request_of(f"/ws/jobs/{job_of(user).pk}", token, *UPGRADE))
+        raw.recv(65536)
+        for number in range(fragments):
+            raw.sendall(struct.pack("!BBHI", 0x00 if number else 0x02, 0xFE, 4000, 0) + bytes(4000))
+        raw.sendall(struct.pack("!BBQ", 0x80 if fragments else 0x82, 0xFF, 2**24))  # 16 MiB follow, it says
+        said = b""
+        while piece := raw.recv(65536):
+            said += piece
+        assert struct.pack("!H", 1009) in said
+
+
 def test_restart_sends_clients_away_at_once(own_push: Callable[..., Push], user: Any, token: str) -> None:
     push, job = own_push(), job_of(user)
     with push.follow(job.pk, token) as client, push.stream(job.pk, token) as events:
@@ -534,7 +604,7 @@ def test_quiet_job_gives_a_sign_of_life(rows: dict[uuid.UUID, Job], monkeypatch:
     rows[job.pk] = job
 
     async def first_three() -> list[Job | None]:
-        changes = watcher.follow(job.pk, 1)
+        changes = watcher.follow(job.pk, Identity(1))
         seen = [await anext(changes) for _ in range(3)]
         await changes.aclose()
         return seen
@@ -559,7 +629,7 @@ def test_change_during_a_read_is_not_left_to_the_poll(
         return found
 
     async def first_two() -> list[int]:
-        changes = watcher.follow(job.pk, 1)
+        changes = watcher.follow(job.pk, Identity(1))
         seen = [(await asyncio.wait_for(anext(changes), PATIENCE_S)) for _ in range(2)]
         await changes.aclose()
         return [one.version for one in seen if one]
@@ -578,7 +648,7 @@ def test_outage_while_following_is_waited_out(rows: dict[uuid.UUID, Job], monkey
         raise OperationalError("away")
 
     async def through() -> Any:
-        changes = watcher.follow(job.pk, 1)
+        changes = watcher.follow(job.pk, Identity(1))
         await anext(changes)
         monkeypatch.setattr(watcher, "_jobs", away)
         watcher.WATCHER._wake(job.pk)

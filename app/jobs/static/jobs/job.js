@@ -82,7 +82,7 @@
 
   // ---- the connection
 
-  const REFUSED = new Set([4401, 4403, 4404]);
+  const REFUSED = new Set([4401, 4404]);
   let failures = 0;
 
   const ended = async () => {
@@ -98,6 +98,10 @@
     refreshSoon();
     if (finished()) return;
     lost.hidden = false;
+    if (code === 4403) {
+      lost.textContent = `No live updates: the operator must add ${location.origin} to HEADRACE_TRUSTED_ORIGINS.`;
+      return;
+    }
     if (REFUSED.has(code)) {
       lost.textContent = "The server refuses live updates here; reload the page to see how the job is doing.";
       return;
