@@ -75,7 +75,7 @@ def test_an_ipv6_address_stands_in_brackets_wherever_a_port_follows(written: dic
     assert "nginx_alt_names: IP:2001:db8::1\n" in written["said"]
     assert "--bind [2001:db8::1]:8000 " in written["web"]
     assert "server [2001:db8::1]:8000 " in written["nginx"]
-    assert "server_name [2001:db8::1];" in written["nginx"]
+    assert re.search(r"server_name .*\[2001:db8::1\]", written["nginx"])
     assert "listen_addresses = 'localhost, 2001:db8::1'" in written["postgresql"]
     bare = re.findall(r"^.*(?<!\[)2001:db8::1:\d.*$", "".join(written.values()), re.MULTILINE)
     assert bare == []
@@ -84,6 +84,11 @@ def test_an_ipv6_address_stands_in_brackets_wherever_a_port_follows(written: dic
 @pytest.mark.servers
 def test_the_ports_by_which_ansible_comes_stay_open(written: dict[str, str]) -> None:
     assert "tcp dport { 2222, 2022 } accept" in written["base"]
+
+
+@pytest.mark.servers
+def test_static_files_of_the_release_before_stay_reachable(written: dict[str, str]) -> None:
+    assert "try_files /current/static/$static_file /previous/static/$static_file =404;" in written["nginx"]
 
 
 @pytest.mark.servers
