@@ -51,8 +51,17 @@ def _changes(
             else "stays, though no group asks for it any more: stop it yourself"
         )
         reasons.setdefault(what, []).append(name)
-    yield from (f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    for reason, names in reasons.items():
+        ends_s = 0 if reason == "started" else max(_ends_s(name, wanted, profile) for name in names)
+        yield f"{', '.join(names)}: {reason}" + (f"; jobs may take up to {ends_s} s to end" if ends_s else "")
     yield from _servers(given, deployed)
+
+
+def _ends_s(name: str, wanted: Mapping[str, Json], profile: Mapping[str, Any]) -> int:
+    """How long a worker's jobs may keep it; 0: it is no worker."""
+    lane = name.partition("-worker@")[2].rpartition("-")[0]
+    spec = profile["celery"]["lanes"].get(lane)
+    return int(wanted.get(name, {}).get("ends_s") or (spec["time_limit"] + 30 if spec else 0))
 
 
 def _servers(given: Mapping[str, int], deployed: Mapping[str, Any]) -> Iterator[str]:
@@ -66,7 +75,11 @@ def wanted_units(plan: Json, given: Mapping[str, int], profile: Mapping[str, Any
     """The units that a plan asks for, and what is compared of each."""
     name, shares = profile["name"], plan["shares_mb"]
     found = {
-        f"{name}-worker@{unit['name']}": {"options": " ".join(unit["options"]), "memory_mb": unit["memory_max_mb"]}
+        f"{name}-worker@{unit['name']}": {
+            "options": " ".join(unit["options"]),
+            "memory_mb": unit["memory_max_mb"],
+            "ends_s": unit["stop_timeout_s"],
+        }
         for unit in worker_units(plan, profile)
     }
     if "web" in plan:

@@ -56,7 +56,7 @@ def test_a_lane_that_moves_to_the_database_is_said_with_what_it_costs(good: Flee
     after = good.plan("db1")["shares_mb"]["db"]
     found = said(good, "db1", "cpu1")
     assert f"db1: PostgreSQL: restarted, its memory goes from {before} to {after} MB" in found
-    assert "cpu1: headrace-worker@quick-1: ends its jobs and is removed" in found
+    assert "cpu1: headrace-worker@quick-1: ends its jobs and is removed; jobs may take up to 45 s to end" in found
 
 
 def test_another_width_and_older_settings_restart_what_they_concern(good: Fleet) -> None:
@@ -64,9 +64,9 @@ def test_another_width_and_older_settings_restart_what_they_concern(good: Fleet)
     run(good)
     good.hosts["io1"]["headrace_overrides"] = {"io": {"concurrency": 8, "instances": 1}}
     good.facts("io1")["deployed"]["units"]["headrace-worker@quick-1"]["stale"] = True
-    plan, stale, _ = said(good, "io1")
-    assert plan == "io1: headrace-worker@io-1: restarted, its plan changes (memory 214 -> 162 MB)"
-    assert stale == "io1: headrace-worker@quick-1: restarted, it is older than its release or its settings"
+    plan, stale, _ = (line.removeprefix("io1: headrace-worker@") for line in said(good, "io1"))
+    assert plan == "io-1: restarted, its plan changes (memory 214 -> 162 MB); jobs may take up to 180 s to end"
+    assert stale.startswith("quick-1: restarted, it is older than its release or its settings; jobs may take up to 45")
 
 
 def test_what_no_group_asks_for_any_more_is_named(good: Fleet) -> None:
