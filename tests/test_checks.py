@@ -4,13 +4,19 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
+from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
 
 from config import environment, lanes
 from harness import APP, BIN, ROOT
+from harness.processes import Process
+from harness.servers import redis_binary
+from harness.waiting import free_port, wait_until
 
 PRODUCTION = {
     "HEADRACE_SECRET_KEY": secrets.token_hex(32),
@@ -103,6 +109,10 @@ def test_hsts_begins_small_and_is_raised_by_the_operator(change: dict[str, str],
         ({"HEADRACE_LEASE_S": "-1"}, "HEADRACE_LEASE_S is wrong: Input should be greater than 0"),
         ({"HEADRACE_HSTS_S": "31536000", "HEADRACE_HSTS_PRELOAD": "1"}, "PRELOAD is wrong: it needs HEADRACE_HSTS_S="),
         ({"HEADRACE_DATABASE_URL": "mysql://x"}, "HEADRACE_DATABASE_URL is wrong"),
+        ({"HEADRACE_BROKER_URL": "unix:///r.sock"}, "must begin with redis:// or rediss://, as in redis://user"),
+        ({"HEADRACE_BROKER_URL": "redis+socket:///r.sock"}, "must begin with redis:// or rediss://"),
+        ({"HEADRACE_RESULT_URL": "unix:///r.sock"}, "HEADRACE_RESULT_URL is wrong: it must begin with redis://"),
+        ({"HEADRACE_BROKER_URL": "rediss://b?ssl_cert_reqs=x"}, "ssl_cert_reqs must be required, optional or none"),
         ({"HEADRACE_SECRET_KEY": None, "HEADRACE_SECRET_KEY_FILE": "/nowhere"}, "HEADRACE_SECRET_KEY_FILE cannot be"),
     ],
 )
@@ -112,6 +122,42 @@ def test_wrong_environment_is_one_sentence(change: dict[str, str | None], senten
         environment.read(found)
     assert sentence in str(refusal.value)
     assert "short" not in str(refusal.value).replace("should", "")  # a wrong secret is not shown
+
+
+@pytest.mark.servers
+def test_a_broker_over_tls_is_believed_only_with_its_certificate(tmp_path: Path) -> None:
+    """By everything of ours that asks it: redis-py, Kombu and Celery's result backend."""
+    key, certificate, port = tmp_path / "key", tmp_path / "crt", free_port()
+    names = ["-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", *names], check=True, capture_output=True
+    )
+    tls = ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"]
+    argv = [redis_binary(), "--port", "0", "--tls-port", str(port), "--dir", str(tmp_path), *tls]
+    server = Process("redis", argv, tmp_path / "log")
+
+    def answers(query: str) -> list[bool]:
+        found = {**PRODUCTION, "HEADRACE_BROKER_URL": f"rediss://127.0.0.1:{port}/0{query}"}
+        url = environment.read(found).broker_url
+        celery = Celery(broker=url, backend=url)
+        asked = (redis.Redis.from_url(url).ping, celery.backend.client.ping, celery.connection().channel)
+        return [reaches(one) for one in asked]
+
+    def reaches(ask: Callable[[], object]) -> bool:
+        try:
+            ask()
+        except redis.ConnectionError:
+            return False
+        return True
+
+    try:
+        wait_until(lambda: answers("?ssl_cert_reqs=none") == [True] * 3, 10, "it answers")
+        for query in ("", "?ssl_cert_reqs=CERT_REQUIRED"):
+            assert answers(query) == [False] * 3
+            ca = f"{'&' if query else '?'}ssl_ca_certs={certificate}"
+            assert answers(query + ca) == [True] * 3
+    finally:
+        server.stop()
 
 
 def test_secret_may_come_from_a_file(tmp_path: os.PathLike[str]) -> None:

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -24,14 +25,34 @@ def _split(value: object) -> object:
 CommaList = Annotated[list[str], BeforeValidator(_split)]
 
 
+def _redis(url: object) -> object:
+    """With TLS the certificate is checked unless the URL says otherwise: not every client of ours would by itself."""
+    if not isinstance(url, str) or not url.startswith(("redis://", "rediss://")):
+        raise ValueError(
+            "it must begin with redis:// or rediss://, as in redis://user:password@host:6379/0; a socket is not enough "
+            "for all that ask the broker"
+        )
+    if url.startswith("redis:"):
+        return url
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    checked = query.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")  # redis-py knows no CERT_REQUIRED
+    if checked not in {"required", "optional", "none"}:
+        raise ValueError("its ssl_cert_reqs must be required, optional or none")
+    return parts._replace(query=urlencode({**query, "ssl_cert_reqs": checked})).geturl()
+
+
+RedisUrl = Annotated[str, BeforeValidator(_redis)]
+
+
 class Environment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # identity and secrets
     secret_key: str = Field(min_length=50)
     database_url: str = Field(pattern=r"^(postgres(ql)?|sqlite)://")
-    broker_url: str = Field(pattern=r"^(redis|rediss|redis\+socket|unix)://")
-    result_url: str | None = None  # Celery's result backend, for tasks that are not jobs; default: the broker
+    broker_url: RedisUrl
+    result_url: RedisUrl | None = None  # Celery's result backend, for tasks that are not jobs; default: the broker
 
     # the web tier
     allowed_hosts: CommaList = []

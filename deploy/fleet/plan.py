@@ -14,6 +14,8 @@ HEAVY = {"db": 4, "broker": 2, "web": 2, "workers": 6}
 """Weights of the groups that split the memory which the system and the groups below leave."""
 LIGHT_MB = {"edge": 128, "beat": 192}
 """MiB of the groups that get the same on every host."""
+OURS = (*HEAVY, *LIGHT_MB, "loadgen")
+"""The groups that the playbooks know. Hosts of an inventory that are in none of them are left alone."""
 
 Hostvars = Mapping[str, Mapping[str, Any]]
 Groups = Mapping[str, list[str]]
@@ -29,6 +31,17 @@ def address_of(host: str, hostvars: Hostvars) -> str:
 def fleet_addresses(hosts: Iterable[str], hostvars: Hostvars) -> list[str]:
     """The addresses of hosts, in order, without repetitions."""
     return list(dict.fromkeys(address_of(host, hostvars) for host in hosts))
+
+
+def fleet_hosts(groups: Groups) -> list[str]:
+    """The hosts of our groups, in the inventory's order."""
+    ours = {host for name in OURS for host in groups.get(name, [])}
+    return [host for host in groups.get("all", sorted(ours)) if host in ours]
+
+
+def in_url(address: str) -> str:
+    """An address as URLs, binds and Host headers have it: one of IPv6 in brackets."""
+    return f"[{address}]" if ":" in address and not address.startswith("[") else address
 
 
 def groups_of(host: str, groups: Groups) -> list[str]:
@@ -50,6 +63,21 @@ def divide_memory(own_groups: Iterable[str], memory_mb: int) -> dict[str, int]:
     rest = memory_mb - sum(shares.values())
     heavy = {name: HEAVY[name] for name in mine if name in HEAVY}
     return shares | {name: rest * weight // sum(heavy.values()) for name, weight in heavy.items()}
+
+
+def given_mb(plan: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, int]:
+    """MiB that the servers of a planned host may use: shares of the plan, or what the inventory sets instead."""
+    shares = plan["shares_mb"]
+    wanted = {
+        "db": ("postgresql_memory_mb", 1.0),
+        "broker": ("redis_maxmemory_mb", 0.6),  # of data; playbooks/roles/redis says why
+        "web": ("web_memory_max_mb", 1.0),
+    }
+    return {
+        group: int(known.get(name, int(shares[group] * part)))
+        for group, (name, part) in wanted.items()
+        if group in shares
+    }
 
 
 def capacity_of(host: str, hostvars: Hostvars) -> tuple[int, int]:

@@ -12,13 +12,19 @@ from ansible.errors import AnsibleFilterError
 HOMES = {
     "draw_plan": "deploy.fleet.drawing",
     "fleet_addresses": "deploy.fleet.plan",
+    "fleet_hosts": "deploy.fleet.plan",
     "fleet_open_ports": "deploy.fleet.firewall",
+    "forecast": "deploy.fleet.forecast",
     "host_plan": "deploy.fleet.plan",
+    "in_url": "deploy.fleet.plan",
     "machine_address": "deploy.subnet",
     "missing_secrets": "deploy.fleet.preflight",
     "preflight": "deploy.fleet.preflight",
+    "profile_file": "deploy.fleet.release",
+    "release_name": "deploy.fleet.release",
+    "release_troubles": "deploy.fleet.release",
+    "secret_files": "deploy.fleet.release",
     "systemd_quoted": "deploy.fleet.units",
-    "unsupported_system": "deploy.fleet.preflight",
     "worker_units": "deploy.fleet.units",
 }
 ELSEWHERE = (

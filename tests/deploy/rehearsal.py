@@ -54,6 +54,14 @@ def rehearse(folder: Path, playbook: str, hosts: Mapping[str, Any], *args: str, 
     for host in hosts["all"]["hosts"]:
         cache.set(host, {**FACTS, **(facts or {}).get(host, {})})
     (folder / "hosts.json").write_text(json.dumps(hosts))
-    argv = [BIN / "ansible-playbook", "-i", folder / "hosts.json", f"playbooks/{playbook}", "--tags", "nothing", *args]
+    argv = [
+        BIN / "ansible-playbook",
+        "-i",
+        folder / "hosts.json",
+        Path("playbooks", playbook),
+        "--tags",
+        "nothing",
+        *args,
+    ]
     run = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
     return f"{run.returncode}\n{run.stdout}{run.stderr}"

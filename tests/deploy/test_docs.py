@@ -20,19 +20,12 @@ from deploy.fleet.plan import HEAVY, LIGHT_MB, host_plan
 from deploy.fleet.preflight import connections, missing_secrets, preflight
 from deploy.subnet import machine_address
 from harness import BIN, ROOT
-from tests.deploy.fleet.example import LIMITS
+from tests.deploy.fleet.example import LIMITS, profile
 
 INVENTORIES = ROOT / "deploy/inventories"
 MAJOR = {"trixie": "13", "bookworm": "12"}
 
 Json = dict[str, Any]
-
-
-def profile() -> Json:
-    """The app profile, with the lanes that its template would look up."""
-    raw: Json = yaml.safe_load((ROOT / "deploy/apps/headrace.yml").read_text())["app_profile"]
-    raw["celery"]["lanes"] = yaml.safe_load((ROOT / "app/config/lanes.yml").read_text())["lanes"]
-    return raw
 
 
 def inventory(name: str) -> Json:

@@ -6,13 +6,20 @@ from typing import Any
 import yaml
 
 from deploy.fleet import plan, preflight
-from harness import APP
+from harness import APP, ROOT
 from tests.deploy.rehearsal import FACTS
 
 LIMITS = {"database": 200, "broker": 4000, "reserve": 15}
 ALONE = {name: [f"{name}1"] for name in ("edge", "web", "db", "broker")}
 GROUPS = {**ALONE, "workers": ["cpu1", "io1"], "beat": ["web1"]}
 LANES = {"cpu1": ["cpu", "quick"], "io1": ["io", "quick"]}
+
+
+def profile() -> dict[str, Any]:
+    """The app profile, with the lanes that its template would look up."""
+    raw: dict[str, Any] = yaml.safe_load((ROOT / "deploy/apps/headrace.yml").read_text())["app_profile"]
+    raw["celery"]["lanes"] = yaml.safe_load((APP / "config/lanes.yml").read_text())["lanes"]
+    return raw
 
 
 class Fleet:
@@ -22,17 +29,15 @@ class Fleet:
         self.groups = copy.deepcopy(GROUPS)
         self.limits: dict[str, Any] = dict(LIMITS)
         names = sorted({host for hosts in GROUPS.values() for host in hosts})
+        self.groups["all"] = [*names, "stranger"]
         self.hosts: dict[str, dict[str, Any]] = {
             name: {"ansible_host": f"192.0.2.{number}", "ansible_facts": copy.deepcopy(FACTS)}
             for number, name in enumerate(names, 1)
         }
         for name, lanes in LANES.items():
             self.hosts[name]["headrace_lanes"] = list(lanes)
-        self.profile = {
-            "celery": {"lanes": yaml.safe_load((APP / "config/lanes.yml").read_text())["lanes"]},
-            "web": {"memory_mb": 160, "threads": 8},
-            "beat": {"enabled": True},
-        }
+        self.profile = profile()
+        self.profile["beat"]["redundant"] = False
 
     def facts(self, host: str) -> dict[str, Any]:
         return self.hosts[host]["ansible_facts"]

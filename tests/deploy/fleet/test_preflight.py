@@ -42,6 +42,75 @@ def small_disk(one: Fleet) -> None:
     one.facts("db1")["mounts"] = [{"mount": "/", "size_available": 700 * 2**20}]
 
 
+def small_file_system(one: Fleet) -> None:
+    one.facts("web1")["mounts"] += [{"mount": "/opt", "size_available": 150 * 2**20}]
+
+
+def other_address(one: Fleet) -> None:
+    one.facts("db1")["all_ipv4_addresses"] = ["10.0.0.5"]
+
+
+def small_web(one: Fleet) -> None:
+    one.hosts["web1"]["headrace_memory_mb"] = 512
+    one.groups["beat"] = ["io1"]
+
+
+def many_web_processes(one: Fleet) -> None:
+    one.hosts["web1"].update(headrace_memory_mb=2048, headrace_web={"workers": 12, "threads": 1})
+
+
+def small_broker(one: Fleet) -> None:
+    one.hosts["broker1"]["redis_maxmemory_mb"] = 32
+
+
+def broker_holds_more(one: Fleet) -> None:
+    one.hosts["broker1"]["headrace_memory_mb"] = 1024
+    one.facts("broker1")["deployed"] = {"broker_holds_mb": 700, "broker_mb": 1000}
+
+
+def root_locked_out(one: Fleet) -> None:
+    one.hosts["db1"].update(ansible_user="root", base_ssh_root="no")
+
+
+def controller_locked_out(one: Fleet) -> None:
+    one.hosts["db1"]["base_ssh_networks"] = ["192.0.2.0/24"]
+    one.facts("db1")["capacity"]["came_from"] = "198.51.100.7"
+
+
+def own_account_removed(one: Fleet) -> None:
+    one.hosts["db1"].update(ansible_user="ada", base_admins=[{"name": "bob", "keys": ["ssh-ed25519 A"]}])
+    one.facts("db1")["deployed"] = {"admins": ["ada", "bob"]}
+
+
+def no_certificate(one: Fleet) -> None:
+    one.facts("edge1")["absent"] = ["/etc/x.crt", "/etc/x.key"]
+
+
+def no_authority(one: Fleet) -> None:
+    one.hosts["db1"]["base_extra_ca_certificates"] = ["/nowhere/ca.crt"]
+
+
+def older_database(one: Fleet) -> None:
+    one.facts("db1")["deployed"] = {"clusters": {"15": "auto"}}
+
+
+def other_lane_units(one: Fleet) -> None:
+    one.hosts["cpu1"]["celery_worker_units"] = [{"lane": "cpu"}]
+
+
+def text_for_a_list(one: Fleet) -> None:
+    for host in one.hosts.values():
+        host["headrace_hostnames"] = "jobs.example.com"
+
+
+def text_for_lanes(one: Fleet) -> None:
+    one.hosts["io1"]["headrace_lanes"] = "cpu"
+
+
+def wrong_profile(one: Fleet) -> None:
+    one.profile["services"][0]["watchdog"] = 30
+
+
 def other_system(one: Fleet) -> None:
     one.facts("db1").update(distribution="Ubuntu", distribution_major_version="24")
 
@@ -87,7 +156,23 @@ MISTAKES = [
     (early_redelivery, ["lane cpu", "visibility_timeout=660", "set it above 1320"]),
     (two_beats, ["beat", "web1, cpu1", "each would send", "keep one", "redundant"]),
     (small_memory, ["cpu1", "512 MB", "give it", "or move a lane or a group to another host"]),
-    (small_disk, ["db1", "700 MB free on /", "2048", "free some"]),
+    (small_disk, ["db1", "700 MB free on /", "a database needs 1024", "free some"]),
+    (small_file_system, ["web1", "150 MB free on /opt", "2048", "free some"]),
+    (other_address, ["db1", "none of its interfaces (10.0.0.5)", "set headrace_address"]),
+    (small_web, ["web1", "MB for the web tier", "320 at least", "more memory"]),
+    (many_web_processes, ["web1", "processes of its headrace_web take", "ask for fewer"]),
+    (small_broker, ["broker1", "32 MB for Redis's data", "64 at least"]),
+    (broker_holds_more, ["broker1", "700 MB in Redis now", "460", "give the host more memory"]),
+    (root_locked_out, ["db1", "reached as root", "base_ssh_root", "set ansible_user"]),
+    (controller_locked_out, ["db1", "reached from 198.51.100.7", "base_ssh_networks", "add it"]),
+    (own_account_removed, ["db1", "reached as ada", "no longer in base_admins", "add ada"]),
+    (no_certificate, ["edge1 has no /etc/x.crt and no /etc/x.key", "certbot"]),
+    (no_authority, ["/nowhere/ca.crt", "mend base_extra_ca_certificates of db1"]),
+    (older_database, ["db1", "PostgreSQL 15", "brings 17", "pg_upgradecluster 15 main"]),
+    (other_lane_units, ["cpu1", "celery_worker_units", "leave celery_worker_units alone"]),
+    (text_for_a_list, ["On every host, headrace_hostnames is 'jobs.example.com'", "a list, as in [jobs.example.com]"]),
+    (text_for_lanes, ["On io1, headrace_lanes is 'cpu'", "must be a list, as in [cpu]"]),
+    (wrong_profile, ["In the app profile, services.0.watchdog is unknown"]),
     (other_system, ["db1", "Ubuntu 24", "install Debian 13 or Debian 12"]),
     (old_system, ["web1", "Debian 11", "install Debian 13 or Debian 12"]),
     (no_address, ["web1", "'web1.example'", "set headrace_address"]),
@@ -149,6 +234,32 @@ def test_a_redundant_beat_may_be_on_several_hosts_and_each_takes_its_share(good:
     assert good.plan("cpu1")["shares_mb"]["beat"] == good.plan("web1")["shares_mb"]["beat"]
 
 
+def test_each_mistake_is_told_and_nothing_is_computed_of_it(good: Fleet) -> None:
+    good.hosts["cpu1"].update(headrace_lanes="cpu", headrace_cores="four", headrace_overrides=[1])
+    good.hosts["web1"].update(headrace_web={"memory_mb": 240}, base_ssh_networks=[], headrace_memory_mb=True)
+    good.limits["database"] = "many"
+    small_disk(good)
+    found = good.preflight()
+    assert len(found) == 7, found
+    assert [one for one in found if not one.startswith(("On cpu1, ", "On web1, ", "db1 "))] == []
+
+
+def test_a_full_broker_is_no_trouble_while_its_memory_stays(good: Fleet) -> None:
+    broker_holds_more(good)
+    good.facts("broker1")["deployed"]["broker_mb"] = 460
+    assert good.preflight() == []
+
+
+def test_a_host_of_no_group_is_not_judged(good: Fleet) -> None:
+    good.hosts["stranger"] = {"headrace_lanes": "cpu", "ansible_facts": {"capacity": {}, "distribution": "Ubuntu"}}
+    assert good.preflight() == []
+
+
+def test_an_old_cluster_that_starts_no_more_is_no_trouble(good: Fleet) -> None:
+    good.facts("db1")["deployed"] = {"clusters": {"15": "manual", "17": "auto"}}
+    assert good.preflight() == []
+
+
 def test_hosts_beyond_the_limit_are_judged_by_the_inventory_alone(good: Fleet) -> None:
     few_database_connections(good)
     del good.hosts["io1"]["ansible_facts"]
@@ -186,12 +297,26 @@ def test_the_connections_of_a_plan_grow_with_every_slot(good: Fleet) -> None:
 
 
 @pytest.mark.servers
-def test_site_yml_stops_before_it_changes_anything(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("playbook", "args"), [("plan.yml", ()), ("site.yml", ()), ("site.yml", ("--check",))])
+def test_every_playbook_stops_before_it_changes_anything(playbook: str, args: tuple[str, ...], tmp_path: Path) -> None:
     hosts = inventory()
     hosts["all"]["hosts"]["one"]["headrace_lanes"] = ["cpu", "quick"]
+    hosts["all"]["hosts"]["spare"]["headrace_lanes"] = "cpu"
     hosts["all"]["vars"]["headrace_secrets"] = SECRETS | {"secret_key": "short"}
+    hosts["all"]["vars"]["headrace_ref"] = "v9.9.9"
     facts = {"one": {"distribution": "Ubuntu", "distribution_major_version": "24"}}
-    said = rehearse(tmp_path, "site.yml", hosts, facts=facts)
+    said = rehearse(tmp_path, playbook, hosts, *args, facts=facts)
     assert said.startswith("2\n"), said
-    for sentence in ("one runs Ubuntu 24", "No host serves the queue io", "The secret secret_key is shorter"):
+    for sentence in ("one runs Ubuntu 24", "No host serves the queue io", "The secret secret_key is shorter", "v9.9.9"):
         assert sentence in said
+    assert said.count("\nPLAY [") == 1
+
+
+@pytest.mark.servers
+def test_a_mistake_in_a_text_that_ansible_fills_in_is_found(tmp_path: Path) -> None:
+    hosts = inventory()
+    hosts["all"]["vars"] |= {"site": "jobs.example.com", "headrace_hostnames": "{{ site }}", "headrace_app": "headrace"}
+    said = rehearse(tmp_path, "site.yml", hosts, "-e", "base_ssh_root=yes")
+    assert said.startswith("2\n"), said
+    assert "On every host, headrace_hostnames is 'jobs.example.com', which must be a list" in said
+    assert "On every host, base_ssh_root is 'yes', which must be 'prohibit-password' or 'no'." in said
