@@ -153,6 +153,8 @@ class Pages(Form):
     health: Health
     push: list[Name]
     denied: list[Name]
+    sign_in: list[Name] = []
+    admin: list[Name] = []
     static: list[Static]
 
 
