@@ -23,6 +23,7 @@ from ninja.utils import check_csrf
 
 from fleet import status as fleet_status
 from jobs import schemas, services, submit, tokens
+from jobs.listing import NEWEST_FIRST, older
 from jobs.models import Job, JobArtifact, State
 from jobs.problems import MEDIA_TYPE, NO_SUCH_JOB, Problem, body_of
 from jobs.schemas import as_json, with_artifacts
@@ -217,9 +218,8 @@ def list_jobs(request: HttpRequest, filters: Query[schemas.JobFilters]) -> HttpR
     """Newest first."""
     _refuse_unknown_parameters(request)
     equal = filters.model_dump(include={"kind", "lane", "state"}, exclude_none=True)
-    jobs = _mine(request).filter(**equal, parent_id=filters.parent).order_by("-pk")
-    if filters.cursor:
-        jobs = jobs.filter(pk__lt=filters.cursor)
+    jobs = _mine(request).filter(**equal, parent_id=filters.parent)
+    jobs = older(jobs, filters.cursor) if filters.cursor else jobs.order_by(*NEWEST_FIRST)
     page = list(jobs[: filters.limit + 1])
     more = len(page) > filters.limit
     items = [as_json(job) for job in page[: filters.limit]]

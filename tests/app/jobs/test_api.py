@@ -1,5 +1,6 @@
 """The API: reading, cancelling, artifacts, and who may."""
 
+import time
 import uuid
 from typing import Any
 
@@ -34,6 +35,39 @@ def test_cursor_walks_every_job_once_while_new_ones_arrive(api: Api) -> None:
         job_of(api.user)
     assert seen == sorted(seen, reverse=True)
     assert (len(seen), set(seen)) == (25, mine)
+
+
+def test_jobs_are_listed_by_the_databases_clock_whatever_the_hosts_said(api: Api, monkeypatch: Any) -> None:
+    """A web host whose clock was an hour ahead for twenty jobs, and is right again for the next five."""
+    ahead = iter(range(20))
+    with monkeypatch.context() as patch:
+        in_an_hour = int((time.time() + 3600) * 1000) << 80
+        patch.setattr("jobs.submit.new_id", lambda: uuid.UUID(int=in_an_hour + next(ahead)))
+        old = [str(job_of(api.user).pk) for _ in range(20)]
+    new = [str(job_of(api.user).pk) for _ in range(5)]
+
+    def page(query: str) -> tuple[list[str], str]:
+        body = api.get(f"/jobs?limit=6{query}").json()
+        return [job["id"] for job in body["items"]], body["next_cursor"]
+
+    first, cursor = page("")
+    assert first == [*reversed(new), old[-1]]
+    late = job_of(api.user).pk
+    assert page(f"&cursor={cursor}")[0] == old[13:19][::-1]
+    assert page("")[0][0] == str(late)
+
+
+def test_a_cursor_whose_job_has_been_deleted_goes_on_where_it_was(api: Api) -> None:
+    mine = []
+    for _ in range(6):
+        mine.append(str(job_of(api.user).pk))
+        time.sleep(0.01)
+    page = api.get("/jobs?limit=3").json()
+    Job.objects.filter(pk=page["next_cursor"]).delete()
+    rest = api.get(f"/jobs?limit=3&cursor={page['next_cursor']}").json()
+    assert [job["id"] for job in rest["items"]] == mine[2::-1]
+    for strange in (uuid.UUID(int=2**128 - 1), uuid.UUID(int=0)):
+        assert api.get(f"/jobs?cursor={strange}").status_code == 200
 
 
 def test_full_last_page_has_no_next(api: Api) -> None:
