@@ -13,6 +13,7 @@ from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
 from config.asgi import application as push
+from jobs.problems import MAY_BE_DONE
 from push.answers import problem
 
 Scope = MutableMapping[str, Any]
@@ -25,6 +26,8 @@ TIMEOUTS = {"connect": 2.0, "read": 60.0, "write": 10.0, "pool": 10.0}
 # RFC 9110, 7.6.1: they are about one connection, and ours to the web process is another
 HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"}
 HOP_BY_HOP |= {b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+NEVER_SENT = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout)
+AWAY = "No web process answers: try again in a few seconds."
 CLAIMS = {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 
 # The transport alone, not `httpx2.AsyncClient`: that would keep one user's cookies and send them with the next request.
@@ -66,8 +69,11 @@ async def forward(scope: Scope, receive: Receive, send: Send) -> None:
     )
     try:
         response = await pool.handle_async_request(request)
+    except NEVER_SENT:
+        return await problem(send, 503, AWAY, retry_after="2")
     except (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.RemoteProtocolError):
-        return await problem(send, 503, "No web process answers: try again in a few seconds.", retry_after="2")
+        harmless = scope["method"] in ("GET", "HEAD", "OPTIONS")
+        return await (problem(send, 503, AWAY, retry_after="2") if harmless else problem(send, 503, MAY_BE_DONE))
     try:
         return await answer(response, send)
     finally:

@@ -15,7 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 PREFIX = "HEADRACE_"
 YEAR_S = 31_536_000
-READ_ELSEWHERE = {"fetch_allow", "token"}  # by kinds/net.py, which does not load Django; by the load tests
+READ_ELSEWHERE = {
+    "fetch_allow",
+    "fetch_deny",
+    "token",
+}  # by kinds/net.py, which does not load Django; by the load tests
 
 
 def _split(value: object) -> object:

@@ -9,6 +9,7 @@ from django.db.models import Count, Q
 from django.db.models.functions import Now, TruncMinute
 from django.utils import timezone
 
+from fleet.status import briefly
 from jobs.models import FINISHED, Job, State
 
 MINUTES = 15
@@ -40,7 +41,8 @@ def per_minute() -> dict[str, list[Minute]]:
 def _counts() -> Counts:
     global _seen  # noqa: PLW0603  (a cache of the process)
     if time.monotonic() - _seen[0] > SEEN_FOR_S:
-        _seen = (time.monotonic(), _counted())
+        with briefly():
+            _seen = (time.monotonic(), _counted())
     return _seen[1]
 
 

@@ -6,13 +6,15 @@ compare the answers with the OpenAPI document instead.
 
 import json
 import uuid
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NoReturn, cast
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.db.models import BinaryField, QuerySet
+from django.db.models.functions import Length, Substr
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 from ninja import NinjaAPI, Query
 from ninja.errors import AuthenticationError, HttpError, ValidationError
@@ -22,12 +24,13 @@ from ninja.security import APIKeyCookie, HttpBearer
 from ninja.utils import check_csrf
 
 from fleet import status as fleet_status
-from jobs import schemas, services, submit, tokens
+from jobs import listing, schemas, services, submit, tokens
 from jobs.models import Job, JobArtifact, State
 from jobs.problems import MEDIA_TYPE, NO_SUCH_JOB, Problem, body_of
 from jobs.schemas import as_json, with_artifacts
 from kinds.base import Kind
 
+PIECE = 1_000_000  # bytes of a file in memory at a time
 INLINE = {"image/png", "image/jpeg", "image/webp", "text/plain", "application/json"}
 NOT_OURS = (
     "The CSRF token is missing or wrong: send it in the X-CSRFToken header, from a page at our own address or at one "
@@ -214,16 +217,14 @@ def submit_batch(request: HttpRequest, batch: schemas.BatchIn) -> HttpResponse:
 
 @api.get("/jobs", response=schemas.JobsOut, summary="List your jobs", tags=["jobs"])
 def list_jobs(request: HttpRequest, filters: Query[schemas.JobFilters]) -> HttpResponse:
-    """Newest first."""
+    """Newest first. A page of large jobs ends before `limit`; `next_cursor` says whether there are more."""
     _refuse_unknown_parameters(request)
     equal = filters.model_dump(include={"kind", "lane", "state"}, exclude_none=True)
-    jobs = _mine(request).filter(**equal, parent_id=filters.parent).order_by("-pk")
-    if filters.cursor:
-        jobs = jobs.filter(pk__lt=filters.cursor)
-    page = list(jobs[: filters.limit + 1])
-    more = len(page) > filters.limit
-    items = [as_json(job) for job in page[: filters.limit]]
-    return _answer({"items": items, "next_cursor": items[-1]["id"] if more else None})
+    jobs = _mine(request).filter(**equal, parent_id=filters.parent)
+    jobs = listing.older(jobs, filters.cursor) if filters.cursor else jobs.order_by(*listing.NEWEST_FIRST)
+    items, cursor = listing.page(jobs, filters.limit)
+    text = f'{{"items": [{", ".join(items)}], "next_cursor": {json.dumps(cursor and str(cursor))}}}'
+    return HttpResponse(text, content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _refuse_unknown_parameters(request: HttpRequest) -> None:
@@ -260,7 +261,7 @@ def cancel_job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 
 
 @api.get("/jobs/{uuid:job_id}/artifact", response={200: None, 304: None}, summary="The file a job left", tags=["jobs"])
-def get_artifact(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
+def get_artifact(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse | StreamingHttpResponse:
     """Its bytes. A file never changes, so its ETag is its job's id; it is fetched only if the client lacks it."""
     job = _my(request, job_id)
     etag = f'"{job.pk}"'
@@ -268,7 +269,7 @@ def get_artifact(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     artifacts = JobArtifact.objects.filter(job=job)
     if etag in request.headers.get("If-None-Match", "") and artifacts.exists():
         return HttpResponse(status=304, headers=headers)
-    artifact = artifacts.first()
+    artifact = artifacts.defer("content").annotate(size=Length("content")).first()
     if artifact is None:
         raise Problem(404, f"The job has left no file: it {_state_in_words(job)}.")
     return _file(artifact, headers)
@@ -278,9 +279,19 @@ def _state_in_words(job: Job) -> str:
     return f"is {job.state}" if job.state != State.SUCCEEDED else "succeeded with a result only"
 
 
-def _file(artifact: JobArtifact, headers: dict[str, str]) -> HttpResponse:
-    """The file, with headers that keep a browser from running anything in it."""
-    response = HttpResponse(bytes(artifact.content), content_type=artifact.media_type, headers=headers)
+def _pieces(job_id: uuid.UUID, size: int) -> Iterator[bytes]:
+    """What is gone before its end breaks the connection, so that nobody takes a part for the whole."""
+    rows = JobArtifact.objects.filter(pk=job_id)
+    for offset in range(0, size, PIECE):
+        piece = Substr("content", offset + 1, PIECE, output_field=BinaryField())
+        yield bytes(rows.annotate(piece=piece).values_list("piece", flat=True).get())
+
+
+def _file(artifact: JobArtifact, headers: dict[str, str]) -> StreamingHttpResponse:
+    """The file, piece by piece, with headers that keep a browser from running anything in it."""
+    size: int = artifact.size  # type: ignore[attr-defined]
+    headers["Content-Length"] = str(size)
+    response = StreamingHttpResponse(_pieces(artifact.pk, size), content_type=artifact.media_type, headers=headers)
     as_attachment = artifact.media_type not in INLINE
     response["Content-Disposition"] = content_disposition_header(as_attachment, artifact.filename) or "attachment"
     response["X-Content-Type-Options"] = "nosniff"

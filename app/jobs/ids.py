@@ -19,6 +19,11 @@ class Ids:
         self._given: list[uuid.UUID] = []
         self._used = 0
 
+    @property
+    def taken(self) -> bool:
+        """Whether the work came so far as to make something new."""
+        return bool(self._given)
+
     def take(self) -> uuid.UUID:
         """The next id: a new one the first time, the same one after `repeat`."""
         if self._used == len(self._given):

@@ -97,7 +97,7 @@ class Job(models.Model):
             models.CheckConstraint(condition=Q(state__in=State.values), name="job_state"),
         ]
         indexes = [
-            models.Index(fields=["owner", "-id"], name="job_mine"),
+            models.Index(fields=["owner", "-created_at", "-id"], name="job_newest"),
             models.Index(fields=["owner"], condition=Q(state__in=OPEN, parent=None), name="job_open"),
             models.Index(fields=["lane", "published_at"], condition=Q(state=State.QUEUED), name="job_queued"),
             models.Index(fields=["run_after"], condition=Q(state=State.QUEUED, published_at=None), name="job_due"),

@@ -19,6 +19,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
 from jobs import ids
+from jobs.problems import MAY_BE_DONE, PREFIX, Problem
 
 log = structlog.get_logger(__name__)
 AWAY = (OperationalError, InterfaceError)
@@ -72,7 +73,7 @@ class WaitForDatabase:
                     return response
                 if not connection_lost(error) or time.monotonic() + pause > deadline:
                     log.warning("database error: answering 503", path=request.path_info, error=str(error))
-                    return _unavailable()
+                    return _unavailable(request, given)
                 log.warning("database out of reach: request is run again", path=request.path_info, error=str(error))
                 connections.close_all()
                 time.sleep(pause)
@@ -102,6 +103,9 @@ def _outside_the_view(sender: Any, request: Any = None, **_: Any) -> None:
     _remember(request, sys.exc_info()[1])
 
 
-def _unavailable() -> HttpResponse:
+def _unavailable(request: HttpRequest, given: ids.Ids) -> HttpResponse:
+    """To an API client whose jobs may be stored, without a word of coming back; a page's form has a key of its own."""
+    if given.taken and request.path_info.startswith(PREFIX):
+        return Problem(503, MAY_BE_DONE, Cache_Control="no-store").response()
     headers = {"Retry-After": str(settings.RETRY_AFTER_S), "Cache-Control": "no-store"}
     return HttpResponse(render_to_string("503.html"), status=503, headers=headers)

@@ -27,6 +27,11 @@ SENTENCES = {
     503: "The database is out of reach; try again in a few seconds.",
 }
 
+MAY_BE_DONE = (
+    "No answer came, but the request may have been accepted: look whether it was, or send it again with the same "
+    "idempotency_key."
+)
+
 
 def body_of(status: int, detail: str = "", errors: Errors = ()) -> dict[str, Any]:
     """The members of a problem document; `type` is left at about:blank, so `title` is the status phrase."""

@@ -79,7 +79,9 @@ class Strict(BaseModel):
 
 
 Instant = Annotated[datetime, PlainSerializer(iso, return_type=str)]
-JobId = Annotated[uuid.UUID, Field(description="A UUIDv7: later jobs sort after earlier ones.")]
+JobId = Annotated[
+    uuid.UUID, Field(description="A UUIDv7, by the clock of the host that took the job; lists go by `created_at`.")
+]
 LaneName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="A lane, as `GET /api/lanes` lists.")]
 KindName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="A kind, as `GET /api/kinds` lists.")]
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]

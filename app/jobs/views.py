@@ -19,7 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 import kinds
-from jobs import services
+from jobs import listing, services
 from jobs.forms import KindForm, form_for
 from jobs.models import Job, JobArtifact, State
 from jobs.submit import InvalidSubmission, KeyConflict, Refused, Submission, available_kinds, submit
@@ -57,12 +57,13 @@ def _uuid(text: str | None) -> uuid.UUID | None:
 
 
 def _page(rows: QuerySet[Job], query: dict[str, str], before: uuid.UUID | None, after: uuid.UUID | None) -> Page:
-    """Pages by id, so that a job that arrives meanwhile does not shift them. Ids are UUIDv7, so they sort by time."""
+    """Pages by the job at their edge, so that a job that arrives meanwhile does not shift them."""
     if after:
-        found = list(rows.filter(pk__gt=after).order_by("pk")[: PAGE + 1])
+        found = list(listing.newer(rows, after)[: PAGE + 1])
         shown, newer, older = found[:PAGE][::-1], len(found) > PAGE, bool(found)
     else:
-        found = list((rows.filter(pk__lt=before) if before else rows).order_by("-pk")[: PAGE + 1])
+        rows = listing.older(rows, before) if before else rows.order_by(*listing.NEWEST_FIRST)
+        found = list(rows[: PAGE + 1])
         shown, newer, older = found[:PAGE], bool(before and found), len(found) > PAGE
     return Page(
         shown,

@@ -27,6 +27,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 ALLOW = "HEADRACE_FETCH_ALLOW"
+DENY = "HEADRACE_FETCH_DENY"  # addresses and networks, public ones too: the hosts of this deployment trust each other
 REFUSED = "Refused: "
 MAX_URL = 8000
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -129,10 +130,27 @@ def special(address: Address) -> str | None:
             return what
     if isinstance(address, IPv4Address):
         return None
-    inner = address.ipv4_mapped or (IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None)
-    if inner is not None:
+    inner = translated(address)
+    if inner != address:
         return special(inner)
     return None if address in GLOBAL_V6 else "a reserved address"
+
+
+def translated(address: Address) -> Address:
+    """What an address becomes on its way."""
+    if isinstance(address, IPv4Address):
+        return address
+    return address.ipv4_mapped or (IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else address)
+
+
+def ours(address: Address) -> str | None:
+    """What an address is if it belongs to a host of this deployment, which are where a worker may do too much."""
+    entries = [entry.strip() for entry in os.environ.get(DENY, "").split(",")]
+    try:
+        found = any(translated(address) in ip_network(entry, strict=False) for entry in entries if entry)
+    except ValueError as error:
+        raise KindFailed(f"{DENY} is wrong: {error}; the operator must mend it.") from None
+    return "an address of this deployment" if found else None
 
 
 def split_port(entry: str) -> tuple[str, str]:
@@ -240,7 +258,7 @@ def judged(host: str, port: int, deadline: Deadline) -> list[Address]:
     """The addresses of a host, when every one of them is public or allowed; else raises Refused."""
     addresses = resolve_in_time(host, port, deadline)
     for address in addresses:
-        what = special(address)
+        what = special(address) or ours(address)
         if what and not is_allowed(host, address, port):
             verb = "is" if host == str(address) else f"resolves to {address},"
             raise Refused(f"{host} {verb} {what}; ask the operator to allow it with {ALLOW}.")

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 POLL_S = 2.0
 KEEPALIVE_S = 20.0  # a client is sent something at least this often: proxies cut connections after 60 s of silence
 PING_S = 5.0  # Redis is pinged after this long without a message; after as long again the connection is given up
+AT_ONCE = 100  # jobs that are read by one query
 PAUSES_S = (0.1, 5.0)  # the first one and the longest
 
 
@@ -195,7 +196,9 @@ def _jobs(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Job]:
 
 
 class Reader:
-    """Reads jobs, one query at a time: whatever is asked for during a query is read together by the next one."""
+    """Reads jobs, one query at a time: what is asked for during a query is read together by the next one, or by the
+    next few, because a result may have a quarter of a megabyte.
+    """
 
     def __init__(self) -> None:
         self._asked: dict[uuid.UUID, asyncio.Future[Job | None]] = {}
@@ -216,7 +219,7 @@ class Reader:
 
     async def _read_all(self) -> None:
         while self._asked:
-            asked, self._asked = self._asked, {}
+            asked = {job_id: self._asked.pop(job_id) for job_id in list(self._asked)[:AT_ONCE]}
             try:
                 found = await _jobs(list(asked))
             except Exception as error:  # noqa: BLE001  (it is raised in those who asked)

@@ -12,3 +12,9 @@ def page(user: Any) -> Client:
     client = Client()
     client.force_login(user)
     return client
+
+
+@pytest.fixture(autouse=True)
+def fresh_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test need not wait until the lanes are asked for again."""
+    monkeypatch.setattr("fleet.status.SEEN_FOR_S", 0)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ import yaml
 from harness import ROOT
 from harness.processes import Process
 from harness.waiting import answers, free_ports, wait_until
+from jobs.problems import MAY_BE_DONE
 
 pytestmark = pytest.mark.servers
 ROLE = ROOT / "playbooks/roles/nginx"
@@ -164,14 +165,22 @@ def edge(web: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
 
 
 @pytest.fixture(params=["hosts", "containers"])
-def without_web(request: pytest.FixtureRequest, web: int, tmp_path: Path) -> Iterator[Edge]:
+def either(request: pytest.FixtureRequest, web: int, tmp_path: Path) -> Callable[[int], Any]:
+    """Each of the two edges, before a web process at this port."""
+
+    def start(port: int) -> Any:
+        if request.param == "hosts":
+            return edge_with(port, tmp_path)
+        (plain,) = free_ports(1)
+        return running(tmp_path, of_containers(tmp_path, port, plain), plain)
+
+    return start
+
+
+@pytest.fixture
+def without_web(either: Callable[[int], Any]) -> Iterator[Edge]:
     """Each of the two edges, with nobody behind it."""
-    nobody, plain, tls = free_ports(3)
-    if request.param == "hosts":
-        text = of_hosts(tmp_path, nobody, plain, tls)
-    else:
-        text, tls = of_containers(tmp_path, nobody, plain), 0
-    with running(tmp_path, text, plain, tls) as one:
+    with either(free_ports(1)[0]) as one:
         yield one
 
 
@@ -189,6 +198,21 @@ def test_when_nobody_answers_the_status_is_that_of_the_body(without_web: Edge, p
     answer = without_web.ask(path)
     assert_problem(answer, 503)
     assert answer.headers["retry-after"] == "2"
+
+
+def test_what_was_never_sent_may_be_sent_again(without_web: Edge) -> None:
+    answer = without_web.ask("/api/jobs", method="POST", content=b"{}")
+    assert_problem(answer, 503)
+    assert answer.headers["retry-after"] == "2"
+
+
+def test_what_may_have_been_accepted_is_not_asked_for_again(either: Callable[[int], Any], web: int) -> None:
+    with either(web) as one:
+        answer = one.ask("/dies", method="POST", content=b"{}")
+        assert_problem(answer, 503)
+        assert answer.json()["detail"] == MAY_BE_DONE
+        assert "retry-after" not in answer.headers
+        assert one.ask("/dies").headers["retry-after"] == "2"
 
 
 def test_too_large_a_body_has_the_status_of_its_body(edge: Edge) -> None:

@@ -1,6 +1,11 @@
 """The API: reading, cancelling, artifacts, and who may."""
 
+import hashlib
+import time
+import tracemalloc
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -36,10 +41,92 @@ def test_cursor_walks_every_job_once_while_new_ones_arrive(api: Api) -> None:
     assert (len(seen), set(seen)) == (25, mine)
 
 
+def test_jobs_are_listed_by_the_databases_clock_whatever_the_hosts_said(api: Api, monkeypatch: Any) -> None:
+    """A web host whose clock was an hour ahead for twenty jobs, and is right again for the next five."""
+    ahead = iter(range(20))
+    with monkeypatch.context() as patch:
+        in_an_hour = int((time.time() + 3600) * 1000) << 80
+        patch.setattr("jobs.submit.new_id", lambda: uuid.UUID(int=in_an_hour + next(ahead)))
+        old = [str(job_of(api.user).pk) for _ in range(20)]
+    new = [str(job_of(api.user).pk) for _ in range(5)]
+
+    def page(query: str) -> tuple[list[str], str]:
+        body = api.get(f"/jobs?limit=6{query}").json()
+        return [job["id"] for job in body["items"]], body["next_cursor"]
+
+    first, cursor = page("")
+    assert first == [*reversed(new), old[-1]]
+    late = job_of(api.user).pk
+    assert page(f"&cursor={cursor}")[0] == old[13:19][::-1]
+    assert page("")[0][0] == str(late)
+
+
+def test_a_cursor_whose_job_has_been_deleted_goes_on_where_it_was(api: Api) -> None:
+    mine = []
+    for _ in range(6):
+        mine.append(str(job_of(api.user).pk))
+        time.sleep(0.01)
+    page = api.get("/jobs?limit=3").json()
+    Job.objects.filter(pk=page["next_cursor"]).delete()
+    rest = api.get(f"/jobs?limit=3&cursor={page['next_cursor']}").json()
+    assert [job["id"] for job in rest["items"]] == mine[2::-1]
+    for strange in (uuid.UUID(int=2**128 - 1), uuid.UUID(int=0)):
+        assert api.get(f"/jobs?cursor={strange}").status_code == 200
+
+
 def test_full_last_page_has_no_next(api: Api) -> None:
     for _ in range(3):
         job_of(api.user)
     assert api.get("/jobs?limit=3").json()["next_cursor"] is None
+
+
+def test_a_list_of_large_jobs_is_cut_and_goes_on(api: Api) -> None:
+    mine = [str(succeeded(api.user, {"text": "x" * 199_000})) for _ in range(30)]
+    seen: list[str] = []
+    query, most = "/jobs?limit=100", 0
+    while query:
+        with peak_of_memory() as peak:
+            response = api.get(query)
+        most = max(most, peak())
+        page = response.json()
+        assert len(response.content) < 2_500_000
+        assert JobsOut.model_validate(page)
+        seen += [job["id"] for job in page["items"]]
+        query = page["next_cursor"] and f"/jobs?limit=100&cursor={page['next_cursor']}"
+    assert seen == mine[::-1]
+    assert most < 12_000_000
+
+
+def test_a_large_file_is_sent_in_pieces(api: Api) -> None:
+    content = bytes(range(256)) * 50_000  # 12.8 MB
+    job_id = succeeded(api.user, file=Artifact(content, "application/octet-stream", "large"))
+    digest = hashlib.sha256()
+    with peak_of_memory() as peak:
+        response = api.get(f"/jobs/{job_id}/artifact")
+        for piece in response.streaming_content:
+            digest.update(piece)
+    assert digest.digest() == hashlib.sha256(content).digest()
+    assert peak() < 6_000_000
+
+
+def test_a_file_that_goes_while_it_is_sent_breaks_the_answer_off(api: Api) -> None:
+    job_id = succeeded(api.user, file=Artifact(bytes(3_000_000), "application/octet-stream", "large"))
+    pieces = iter(api.get(f"/jobs/{job_id}/artifact").streaming_content)
+    next(pieces)
+    JobArtifact.objects.all().delete()
+    with pytest.raises(JobArtifact.DoesNotExist):
+        list(pieces)
+
+
+@contextmanager
+def peak_of_memory() -> Iterator[Callable[[], int]]:
+    """What Python held at most, in bytes, besides what it held before."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    peaks: list[int] = []
+    yield lambda: peaks[0]
+    peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    tracemalloc.stop()
 
 
 def test_filters(api: Api) -> None:
@@ -124,8 +211,9 @@ def test_artifact_is_sent_as_it_is_and_can_do_no_harm(api: Api) -> None:
     job_id = succeeded(api.user, file=PNG)
     job = api.get(f"/jobs/{job_id}").json()
     response = api.get(job["artifact_url"].removeprefix("/api"))
-    assert (response.status_code, response.content) == (200, PNG.content)
+    assert (response.status_code, response.getvalue()) == (200, PNG.content)
     assert response.headers["Content-Type"] == "image/png"
+    assert response.headers["Content-Length"] == str(len(PNG.content))
     assert response.headers["Content-Disposition"] == 'inline; filename="a picture.png"'
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
@@ -148,7 +236,7 @@ def test_lists_do_not_load_artifacts(api: Api, django_assert_num_queries: Any) -
     for _ in range(5):
         succeeded(api.user, file=PNG)
     api.get("/jobs")
-    with django_assert_num_queries(2) as seen:  # the token, the page
+    with django_assert_num_queries(3) as seen:  # the token, a few jobs, the rest of the page
         assert all(job["artifact_url"] for job in api.get("/jobs").json()["items"])
     assert not any(f'"{JobArtifact._meta.db_table}"."content"' in one["sql"] for one in seen.captured_queries)
 

@@ -147,6 +147,23 @@ def test_job_whose_answer_was_lost_is_stored_and_answered_once(
     assert messages() == 1
 
 
+def test_who_may_have_a_job_is_not_told_to_come_back(
+    by_token: dict[str, str], monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    def gone(*args: Any) -> Any:
+        raise lost()
+
+    monkeypatch.setattr(settings, "ENV", settings.ENV.model_copy(update={"database_wait_s": 0.2}))
+    monkeypatch.setattr("jobs.submit._store", gone)
+    client = Client(headers=by_token)
+    answer = client.post("/api/jobs", {"kind": "digest"}, content_type="application/json")
+    assert (answer.status_code, "Retry-After" in answer.headers) == (503, False)
+    assert "same idempotency_key" in answer.json()["detail"]
+    monkeypatch.setattr("jobs.tokens.user_of", gone)
+    answer = client.post("/api/jobs", {"kind": "digest"}, content_type="application/json")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+
+
 @pytest.mark.usefixtures("first_answer_lost")
 def test_batch_whose_answer_was_lost_is_stored_and_answered_once(by_token: dict[str, str], empty_broker: Any) -> None:
     one = {"kind": "digest", "idempotency_key": "k"}

@@ -283,7 +283,7 @@ def test_picture_is_shown(page: Client, user: Any) -> None:
     assert f'<img src="/api/jobs/{job_id}/artifact"' in content
     assert 'width="9" height="6"' in content
     picture = page.get(f"/api/jobs/{job_id}/artifact")
-    assert (picture["Content-Type"], picture.content) == ("image/png", PNG.content)
+    assert (picture["Content-Type"], picture.getvalue()) == ("image/png", PNG.content)
 
 
 def test_file_that_is_no_picture_is_offered(page: Client, user: Any) -> None:

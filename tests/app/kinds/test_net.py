@@ -37,6 +37,31 @@ def no_sockets(monkeypatch):
     monkeypatch.setattr(httpcore2.SyncBackend, "connect_tcp", connect)
 
 
+@pytest.mark.parametrize(
+    "address", ["93.184.215.14", "[2600:1f18::7]", "[64:ff9b::5db8:d70e]", "[::ffff:93.184.215.14]"]
+)
+def test_hosts_of_this_deployment_are_refused_though_they_are_public(no_sockets, monkeypatch, address):
+    monkeypatch.setenv(net.DENY, "93.184.215.0/28, 2600:1f18::7")
+    with pytest.raises(net.Refused, match="an address of this deployment; ask the operator"):
+        get(f"http://{address}:5432/")
+
+
+def test_the_operator_may_allow_one_of_them(opened, monkeypatch):
+    monkeypatch.setenv(net.DENY, str(PUBLIC))
+    monkeypatch.setenv(net.ALLOW, f"{PUBLIC}:8099")
+    with pytest.raises(Transient):
+        get(f"http://{PUBLIC}:8099/")
+    with pytest.raises(net.Refused):
+        get(f"http://{PUBLIC}:5432/")
+    assert opened == [(str(PUBLIC), 8099)]
+
+
+def test_a_wrong_entry_is_a_sentence(no_sockets, monkeypatch):
+    monkeypatch.setenv(net.DENY, "db1")
+    with pytest.raises(KindFailed, match="HEADRACE_FETCH_DENY is wrong: 'db1'"):
+        get(f"http://{PUBLIC}/")
+
+
 @pytest.fixture
 def opened(monkeypatch):
     """The addresses that a socket was opened to; none answers."""

@@ -684,6 +684,10 @@ def test_reads_of_many_are_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers[1:] == ["job"] * 199
     assert sum(asked) <= 51
     assert len(asked) <= 2
+    monkeypatch.setattr(watcher, "AT_ONCE", 20)
+    asked.clear()
+    asyncio.run(main())
+    assert max(asked) == 20  # each may be large
 
 
 def test_read_that_fails_is_told_to_all_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
