@@ -11,7 +11,7 @@ from typing import Any
 
 SHOWN = (
     *("Id", "ActiveState", "MemoryMax", "MainPID", "Environment", "FragmentPath", "DropInPaths", "EnvironmentFiles"),
-    *("ExecMainStartTimestampMonotonic", "StateChangeTimestampMonotonic"),
+    *("ExecMainStartTimestampMonotonic", "StateChangeTimestampMonotonic", "NeedDaemonReload"),
 )
 
 
@@ -43,7 +43,8 @@ def stale(units: Iterable[dict[str, str]], files: Mapping[str, Iterable[str]], *
     found = []
     for unit in units:
         began = int(unit.get(since) or 0) / 1e6
-        if began and any(written > booted + began for written in _written(unit, files.get(unit["Id"], ()))):
+        unread = not reloads and unit.get("NeedDaemonReload") == "yes"  # a drop-in that systemd has not seen
+        if unread or began and any(written > booted + began for written in _written(unit, files.get(unit["Id"], ()))):
             found.append(unit["Id"])
     return found
 
