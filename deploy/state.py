@@ -44,7 +44,8 @@ def stale(units: Iterable[dict[str, str]], files: Mapping[str, Iterable[str]], *
     for unit in units:
         began = int(unit.get(since) or 0) / 1e6
         unread = not reloads and unit.get("NeedDaemonReload") == "yes"  # a drop-in that systemd has not seen
-        if unread or began and any(written > booted + began for written in _written(unit, files.get(unit["Id"], ()))):
+        written = max(_written(unit, files.get(unit["Id"], ())), default=0.0)
+        if unread or (began and written > booted + began):
             found.append(unit["Id"])
     return found
 
