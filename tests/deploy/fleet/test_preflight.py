@@ -313,6 +313,15 @@ def test_every_playbook_stops_before_it_changes_anything(playbook: str, args: tu
 
 
 @pytest.mark.servers
+def test_an_inventory_without_any_of_our_groups_is_refused(tmp_path: Path) -> None:
+    hosts = inventory()
+    hosts["all"]["children"] = {"webs": {"hosts": {"one": {}}}}
+    said = rehearse(tmp_path, "site.yml", hosts)
+    assert said.startswith("2\n"), said
+    assert "The inventory has no host in the group web: put one there" in said
+
+
+@pytest.mark.servers
 def test_a_mistake_in_a_text_that_ansible_fills_in_is_found(tmp_path: Path) -> None:
     hosts = inventory()
     hosts["all"]["vars"] |= {"site": "jobs.example.com", "headrace_hostnames": "{{ site }}", "headrace_app": "headrace"}
