@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.fleet.plan import Groups, Hostvars, Json, address_of, fleet_hosts, given_mb, groups_of, host_plan
-from deploy.fleet.schema import Wrong, wrong_profile, wrong_variables
+from deploy.fleet.schema import Known, Wrong, wrong_profile, wrong_variables
 from deploy.sizing import SizingError
 
 SUPPORTED = {"Debian": ("13", "12")}
@@ -45,6 +45,7 @@ def preflight(hostvars: Hostvars, groups: Groups, profile: Mapping[str, Any], li
     if wrong := wrong_profile(profile):
         return wrong  # nothing else can be judged without it
     hosts = fleet_hosts(groups)
+    hostvars = {host: Known(hostvars[host]) for host in hosts}
     mistaken = {host: wrong_variables(hostvars[host]) for host in hosts}
     found = [*_kinds(mistaken), *_groups(groups, profile)]
     sound = [host for host in hosts if not mistaken[host]]
