@@ -94,7 +94,7 @@ def deployed(name: str, root: str, etc: Path = Path("/etc")) -> dict[str, Any]:
 
 
 def _unit(unit: dict[str, str], old: list[str]) -> dict[str, Any]:
-    options = re.search(r'"WORKER_OPTIONS=([^"]*)"', unit["Environment"])
+    options = re.search(r'WORKER_OPTIONS="?([^"]*)"', unit["Environment"])
     memory = unit["MemoryMax"]
     return {
         "options": options[1] if options else "",
