@@ -153,6 +153,8 @@ class Pages(Form):
     health: Health
     push: list[Name]
     denied: list[Name]
+    sign_in: list[Name] = []
+    admin: list[Name] = []
     static: list[Static]
 
 
@@ -179,6 +181,7 @@ class Celery(Form):
     watchdog: bool
     lanes: Annotated[dict[Name, Lane], Field(min_length=1)]
     lane_variable: str
+    deny_variable: str = ""
     arguments: list[Name]
 
 
@@ -212,6 +215,8 @@ class Profile(Form):
 SENSE: dict[str, Any] = {
     "base_ssh_networks": Annotated[list[Network], Field(min_length=1)],  # or nobody could sign in any more
     "from": list[Network],
+    "nginx_admin_networks": list[Network],
+    "nginx_trusted_proxies": list[Network],
     "keys": Annotated[list[Name], Field(min_length=1)],
     "ports": Annotated[list[Ports], Field(min_length=1)],
     "postgresql_settings": dict[Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_.]*$")], Plain | bool],
