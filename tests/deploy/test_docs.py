@@ -55,7 +55,9 @@ def machines(listed: Json) -> dict[str, Json]:
     """The hosts of an inventory for the local cluster, as they are once its machines are up."""
     return {
         name: {
-            **host,
+            **{
+                variable: value for variable, value in host.items() if "{{" not in str(value)
+            },  # only Ansible knows them
             "ansible_host": machine_address(host["machine_number"]),
             "ansible_facts": facts(host["machine_cores"], host["machine_memory_mb"], host["machine_release"]),
         }
