@@ -3,6 +3,9 @@ PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 .DEFAULT_GOAL := help
+# What a person may have set for their own pip would put packages elsewhere than into .venv.
+export PIP_USER := no
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPATH
 .PHONY: help demo compose cluster load drills bench test check requirements
 
 help:  ## print this

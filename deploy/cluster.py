@@ -80,10 +80,14 @@ def machines() -> Machines:
     """The inventory's hosts and their variables, by name; `machine_ip` is computed."""
     inventory = json.loads(run(BIN / "ansible-inventory", "-i", INVENTORY, "--list"))
     hosts: Machines = inventory["_meta"]["hostvars"]
+    if not hosts:
+        raise ClusterError(f"{INVENTORY} has no machines: name another inventory in HEADRACE_INVENTORY.")
     for name, host in hosts.items():
         for fact in ("machine_number", "machine_cores", "machine_memory_mb", "machine_release"):
             if fact not in host:
                 raise ClusterError(f"{name} has no {fact} in {INVENTORY}: write it there.")
+            if fact != "machine_release" and not (type(host[fact]) is int and host[fact] > 0):
+                raise ClusterError(f"{name} has {fact}: {host[fact]!r} in {INVENTORY}: make it a whole number.")
         host["machine_ip"] = subnet.machine_address(host["machine_number"])
     return hosts
 

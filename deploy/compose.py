@@ -17,6 +17,7 @@ import re
 import secrets
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,11 +160,29 @@ def load(options: list[str]) -> int:
     """Load what runs, as the user of this machine, so that they own the report; the status of the load test."""
     token = read("docker", "compose", "exec", "-T", "web", "python", "manage.py", "create_api_token", USER)
     if not token:
-        raise ComposeError("There is nothing to load: start it first, with `SYNTHETIC_KINDS=1 make compose`.")
+        raise ComposeError("There is nothing to load: start it first, with `make compose`.")
+    if "--fetch" not in options:
+        offer_synthetic_kinds()
     (ROOT / "var/load").mkdir(parents=True, exist_ok=True)
     os.environ["HEADRACE_TOKEN"] = token.split()[-1]  # so that no list of processes shows it
     me = f"{os.getuid()}:{os.getgid()}"
     return run("docker", "compose", "--profile", "load", "run", "--rm", "--build", "--user", me, "load", *options)
+
+
+def offer_synthetic_kinds() -> None:
+    """Turn the kinds burn and wait on, which a load test uses, where they are off; each service keeps its number.
+
+    Raises:
+        ComposeError: not all of it is up again.
+    """
+    if read("docker", "compose", "exec", "-T", "web", "printenv", "HEADRACE_SYNTHETIC_KINDS") == "1":
+        return
+    say("The kinds burn and wait, which the load test uses, are off: turning them on restarts web and workers.")
+    os.environ["SYNTHETIC_KINDS"] = "1"
+    services = Counter(read("docker", "compose", "ps", "--format", "{{.Service}}").split())
+    scales = [f"--scale={name}={count}" for name, count in sorted(services.items()) if count > 1]
+    if run("docker", "compose", "up", "--detach", "--wait", *scales):
+        raise ComposeError(what_is_wrong())
 
 
 def what_is_wrong() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 SHOWN = (
     *("Id", "ActiveState", "MemoryMax", "MainPID", "Environment", "FragmentPath", "DropInPaths", "EnvironmentFiles"),
-    *("ExecMainStartTimestampMonotonic", "StateChangeTimestampMonotonic"),
+    *("ExecMainStartTimestampMonotonic", "StateChangeTimestampMonotonic", "NeedDaemonReload"),
 )
 
 
@@ -43,7 +43,9 @@ def stale(units: Iterable[dict[str, str]], files: Mapping[str, Iterable[str]], *
     found = []
     for unit in units:
         began = int(unit.get(since) or 0) / 1e6
-        if began and any(written > booted + began for written in _written(unit, files.get(unit["Id"], ()))):
+        unread = not reloads and unit.get("NeedDaemonReload") == "yes"  # a drop-in that systemd has not seen
+        written = max(_written(unit, files.get(unit["Id"], ())), default=0.0)
+        if unread or (began and written > booted + began):
             found.append(unit["Id"])
     return found
 
@@ -92,7 +94,7 @@ def deployed(name: str, root: str, etc: Path = Path("/etc")) -> dict[str, Any]:
 
 
 def _unit(unit: dict[str, str], old: list[str]) -> dict[str, Any]:
-    options = re.search(r'"WORKER_OPTIONS=([^"]*)"', unit["Environment"])
+    options = re.search(r'WORKER_OPTIONS="?([^"]*)"', unit["Environment"])
     memory = unit["MemoryMax"]
     return {
         "options": options[1] if options else "",

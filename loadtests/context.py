@@ -133,14 +133,14 @@ def prepare(options: argparse.Namespace, report: Report) -> Run:
     """
     if min(options.scale, options.stretch) <= 0:
         raise LoadError("--scale and --stretch must be above 0.")
-    book = shapes.read(Path(options.shapes))
+    book = shapes.read(Path(options.shapes or shapes.BOOK))
     shape = book.shape(options.shape).changed(options.stretch, options.scale)
     target = _target(options)
     offered, lanes = _asked(target)
     page = looked_at(options.fetch) if options.fetch else None
     pieces = choose(book, shape, offered, _wanted(options.lanes, lanes), page)
     desk = Desk(shape, pieces, report, lambda at: current().stage_name(at), page)
-    limits, plan = slo.read(Path(options.slo)), Path(options.plan) if options.plan else None
+    limits, plan = slo.read(Path(options.slo or slo.LIMITS)), Path(options.plan) if options.plan else None
     watched = watch.Lanes(Api(target)), watch.Host(target.host), watch.Stores()
     run = Run(options.shape, target, desk, lanes, limits, plan, *watched)
     for lane in sorted({piece.lane for piece in pieces}):

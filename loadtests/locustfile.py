@@ -15,7 +15,7 @@ from locust import LoadTestShape, User, events
 from locust.runners import MasterRunner, WorkerRunner
 from pydantic import TypeAdapter
 
-from loadtests import LoadError, context, finish, shapes, slo
+from loadtests import LoadError, context, finish, shapes
 from loadtests.context import News, Run
 from loadtests.progress import Progress
 from loadtests.users import CLOSED, Arrivals, Batch, Keyed, Poll, Single
@@ -32,8 +32,9 @@ def options(parser: Any) -> None:
     group = parser.add_argument_group("Headrace")
     add = group.add_argument
     add("--shape", default="smoke", help="which shape of shapes.yml to run (default: smoke)")
-    add("--shapes", default=str(shapes.BOOK), metavar="FILE", help="another file of shapes")
-    add("--slo", default=str(slo.LIMITS), metavar="FILE", help="another file of limits")
+    # empty, because workers are told the options, and their checkout may be elsewhere
+    add("--shapes", default="", metavar="FILE", help="another file of shapes")
+    add("--slo", default="", metavar="FILE", help="another file of limits")
     add("--lanes", default="", help="load only these lanes, with commas between")
     add("--scale", type=float, default=1.0, help="so many times the shape's users or rates")
     add("--stretch", type=float, default=1.0, help="so many times the length of each stage")

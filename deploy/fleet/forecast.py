@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from deploy.fleet.plan import Groups, Hostvars, Json, fleet_hosts, given_mb
+from deploy.fleet.schema import Known
 from deploy.fleet.units import worker_units
 
 
@@ -17,7 +18,7 @@ def forecast(
     """A line for each host of which something would be started, restarted or stopped, and why; who is left alone."""
     lines = []
     for plan in plans:
-        known = hostvars[plan["host"]]
+        known = Known(hostvars[plan["host"]])
         changes = _changes(plan, given_mb(plan, known), known["ansible_facts"].get("deployed") or {}, profile, release)
         lines += [f"{plan['host']}: {line}" for line in changes]
     lines = lines or ["Nothing that runs would be restarted for its release, its size or its place."]

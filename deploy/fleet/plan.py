@@ -35,8 +35,8 @@ def fleet_addresses(hosts: Iterable[str], hostvars: Hostvars) -> list[str]:
 
 def fleet_hosts(groups: Groups) -> list[str]:
     """The hosts of our groups, in the inventory's order."""
-    ours = {host for name in OURS for host in groups.get(name, [])}
-    return [host for host in groups.get("all", sorted(ours)) if host in ours]
+    ours = dict.fromkeys(host for name in OURS for host in groups.get(name, []))
+    return list(dict.fromkeys([*(host for host in groups.get("all", []) if host in ours), *ours]))
 
 
 def in_url(address: str) -> str:

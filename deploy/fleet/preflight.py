@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.fleet.plan import Groups, Hostvars, Json, address_of, fleet_hosts, given_mb, groups_of, host_plan
-from deploy.fleet.schema import Wrong, wrong_profile, wrong_variables
+from deploy.fleet.schema import Known, Wrong, wrong_profile, wrong_variables
 from deploy.sizing import SizingError
 
 SUPPORTED = {"Debian": ("13", "12")}
@@ -45,24 +45,25 @@ def preflight(hostvars: Hostvars, groups: Groups, profile: Mapping[str, Any], li
     if wrong := wrong_profile(profile):
         return wrong  # nothing else can be judged without it
     hosts = fleet_hosts(groups)
-    mistaken = {host: wrong_variables(hostvars[host]) for host in hosts}
+    known = {host: Known(hostvars[host]) for host in hosts}
+    mistaken = {host: wrong_variables(known[host]) for host in hosts}
     found = [*_kinds(mistaken), *_groups(groups, profile)]
     sound = [host for host in hosts if not mistaken[host]]
     if sound == hosts:
-        found += _unserved(hostvars, groups, profile)
-    asked = [host for host in hosts if "capacity" in (hostvars[host].get("ansible_facts") or {})]
+        found += _unserved(known, groups, profile)
+    asked = [host for host in hosts if "capacity" in (known[host].get("ansible_facts") or {})]
     plans = []
     for host in sound:
-        found += _inventory(host, hostvars, groups)
+        found += _inventory(host, known, groups)
         if host in asked:
-            found += _host(host, hostvars, groups, profile)
+            found += _host(host, known, groups, profile)
             try:
-                plans.append(host_plan(host, hostvars, groups, profile))
+                plans.append(host_plan(host, known, groups, profile))
             except SizingError as error:
                 found.append(str(error))
     found += _time_limits(plans, profile)
     for plan in plans:
-        found += _shares(plan, hostvars[plan["host"]], profile)
+        found += _shares(plan, known[plan["host"]], profile)
     return found + (list(_budget(plans, limits)) if asked == sound == hosts else [])
 
 

@@ -8,12 +8,12 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from jinja2 import Undefined
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 ROLES = Path(__file__).resolve().parents[2] / "playbooks/roles"
@@ -181,6 +181,7 @@ class Celery(Form):
     watchdog: bool
     lanes: Annotated[dict[Name, Lane], Field(min_length=1)]
     lane_variable: str
+    deny_variable: str = ""
     arguments: list[Name]
 
 
@@ -214,6 +215,8 @@ class Profile(Form):
 SENSE: dict[str, Any] = {
     "base_ssh_networks": Annotated[list[Network], Field(min_length=1)],  # or nobody could sign in any more
     "from": list[Network],
+    "nginx_admin_networks": list[Network],
+    "nginx_trusted_proxies": list[Network],
     "keys": Annotated[list[Name], Field(min_length=1)],
     "ports": Annotated[list[Ports], Field(min_length=1)],
     "postgresql_settings": dict[Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_.]*$")], Plain | bool],
@@ -255,27 +258,48 @@ def inputs() -> type[Form]:
     return _form(options)
 
 
-def wrong_variables(variables: Mapping[str, Any]) -> Wrong:
+class Known(Mapping[str, Any]):
+    """The variables of a host that Ansible can fill in: a template may name what only a role knows."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        self.variables = variables
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.variables[name] if name == "ansible_facts" else _plain_copy(self.variables[name])
+        except Exception as error:  # noqa: BLE001 - Ansible has many
+            raise KeyError(str(error)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.variables)
+
+    def __len__(self) -> int:
+        return len(self.variables)
+
+
+def wrong_variables(known: Known) -> Wrong:
     """What is wrong with what the inventory says of a host, as far as it is ours: headrace_... and inputs of roles.
 
-    A value that cannot be computed yet, because it names what a role knows, is left to that role's own check.
+    An input that names what a role knows is left to that role's own check.
     """
-    given = dict(_given(variables))
-    known = inputs().model_fields
-    found = _judge(Host, {name: value for name, value in given.items() if name not in known})
-    found |= _judge(inputs(), {name: value for name, value in given.items() if name in known})
-    return found | {name: _unknown(near) for name, near in _misspelt(variables, known)}
-
-
-def _given(variables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in variables:
-        if name.startswith("headrace_") or name in inputs().model_fields:
-            with suppress(Exception):  # Ansible has its own for a template that it cannot fill in
-                yield name, _plain_copy(variables[name])
+    roles = inputs().model_fields
+    ours: dict[str, Any] = {}
+    found: Wrong = {}
+    for name in known:
+        if name.startswith("headrace_"):
+            try:
+                ours[name] = known[name]
+            except KeyError as error:
+                found[name] = f"cannot be filled in: {error.args[0]}"
+    found |= _judge(Host, ours)
+    found |= _judge(inputs(), {name: known[name] for name in roles if known.get(name, known) is not known})
+    return found | {name: _unknown(near) for name, near in _misspelt(known, roles)}
 
 
 def _plain_copy(value: Any) -> Any:
     """Of Ansible's containers, which fill in templates when a value is asked for; pydantic looks beneath them."""
+    if isinstance(value, Undefined):
+        raise ValueError(value._undefined_message)
     if isinstance(value, Mapping):
         return {name: _plain_copy(value[name]) for name in value}
     return [_plain_copy(one) for one in value] if isinstance(value, list) else value

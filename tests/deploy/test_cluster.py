@@ -1,5 +1,6 @@
 """The local cluster's network: where it is, and one sentence when it cannot be there."""
 
+import json
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -93,3 +94,21 @@ def test_a_wrong_network_is_one_sentence(wrong: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HEADRACE_SUBNET", wrong)
     with pytest.raises(subnet.SubnetError, match=f"HEADRACE_SUBNET is '{wrong}', which must be .*\\.$"):
         subnet.subnet()
+
+
+@pytest.mark.parametrize(
+    ("machines", "sentence"),
+    [
+        ({}, "has no machines: name another inventory in HEADRACE_INVENTORY."),
+        ({"a": {"machine_number": 2}}, "a has no machine_cores in "),
+        ({"a": {"machine_number": 2, "machine_cores": "two"}}, "a has machine_cores: 'two' in "),
+    ],
+)
+def test_machines_that_cannot_be_made_are_one_sentence(
+    machines: dict[str, object], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = json.dumps({"_meta": {"hostvars": machines}})
+    monkeypatch.setattr(cluster, "run", lambda *_: listed)
+    with pytest.raises(cluster.ClusterError) as caught:
+        cluster.machines()
+    assert sentence in str(caught.value)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from config.environment import Environment
 from deploy import sizing
 from deploy.fleet.drawing import draw_plan
 from deploy.fleet.plan import HEAVY, LIGHT_MB, host_plan
@@ -54,7 +55,9 @@ def machines(listed: Json) -> dict[str, Json]:
     """The hosts of an inventory for the local cluster, as they are once its machines are up."""
     return {
         name: {
-            **host,
+            **{
+                variable: value for variable, value in host.items() if "{{" not in str(value)
+            },  # only Ansible knows them
             "ansible_host": machine_address(host["machine_number"]),
             "ansible_facts": facts(host["machine_cores"], host["machine_memory_mb"], host["machine_release"]),
         }
@@ -143,7 +146,7 @@ def test_the_example_uses_addresses_of_nobody() -> None:
 
 PAGES = ["README.md", "docs/architecture.md", "docs/deploy.md", "docs/reliability.md", "docs/sizing.md"]
 CODE = [ROOT / "playbooks", ROOT / "deploy/apps", ROOT / "deploy/fleet", ROOT / "deploy/sizing.py"]
-BY_ANSIBLE = {"ansible_host", "ansible_user"}
+BY_ANSIBLE = {"ansible_host", "ansible_ssh_private_key_file", "ansible_user"}
 
 
 def page(name: str) -> str:
@@ -195,6 +198,27 @@ def test_the_defaults_in_the_table_are_those_of_the_roles() -> None:
     plain = {name: value for name, value in defaults.items() if name in shown and "{{" not in str(value)}
     assert len(plain) > 10
     assert {name: shown[name] for name in plain} == plain
+
+
+SET_BY_THE_PLAYBOOKS = {"secret_key", "database_url", "broker_url", "allowed_hosts", "static_root", "lane"}
+
+
+def test_the_table_of_settings_has_every_setting_with_its_default() -> None:
+    table = rows("docs/deploy.md", "Settings of the application")
+    shown = {cells[0].strip("`").removeprefix("HEADRACE_").lower(): cells[1].strip("`") for cells in table}
+    fields = Environment.model_fields
+    assert set(shown) == set(fields) - SET_BY_THE_PLAYBOOKS | {"fetch_allow"}
+    for name in shown.keys() & fields.keys():
+        default = fields[name].default
+        if isinstance(default, str | int | float):
+            assert shown[name] == str(int(default) if isinstance(default, bool) else default), name
+
+
+def test_the_hosts_of_the_commands_are_in_the_example_or_named_by_the_reader() -> None:
+    there = set(inventory("production.example")["_meta"]["hostvars"])
+    asked = re.findall(r"\bssh (?:-t )?([$\w@]+)", "".join(blocks("docs/deploy.md", "sh")))
+    assert len(asked) > 5
+    assert [host for host in asked if host not in there | {"$WEB", "$EDGE", "debian@$host"}] == []
 
 
 def test_the_sentences_of_the_troubleshooting_table_are_said_somewhere() -> None:

@@ -175,6 +175,15 @@ def test_ansible_accepts_every_default_on_every_host(tmp_path: Path) -> None:
         assert f"TASK [{role.name} : Validating arguments against arg spec 'main'" in "".join(said)
 
 
+@pytest.mark.parametrize("role", ["app", "loadgen"])
+def test_what_is_built_may_be_read_whatever_roots_umask_and_is_built_again_for_another_debian(role: str) -> None:
+    *_, opened, marked = load(PLAYBOOKS / f"roles/{role}/tasks/build.yml")
+    assert opened["ansible.builtin.command"].startswith("chmod -R u=rwX,go=rX ")
+    mark = load(PLAYBOOKS / f"roles/{role}/vars/main.yml")[f"{role}_built_file"]
+    assert marked["ansible.builtin.copy"]["dest"] == f"{{{{ {role}_built_file }}}}"
+    assert "ansible_facts.distribution_release" in mark
+
+
 def test_preflight_knows_every_input_of_every_role() -> None:
     assert {name for role in ROLES for name in options(role)} == set(schema.inputs().model_fields)
 

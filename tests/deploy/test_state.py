@@ -58,6 +58,12 @@ def test_a_unit_is_stale_when_the_release_was_replaced_under_it(old: Path, tmp_p
     assert state.stale([unit(old, started_s_ago=-1)], {"x.service": [str(link), "/nowhere"]}) == []
 
 
+def test_a_unit_whose_drop_in_systemd_has_not_read_is_stale(old: Path) -> None:
+    unread = unit(old, started_s_ago=60, NeedDaemonReload="yes")
+    assert state.stale([unread], {}) == ["x.service"]
+    assert state.stale([unread], {}, reloads=True) == []  # a reload of the unit would not change that
+
+
 def test_a_reload_is_enough_for_those_that_read_their_files_again(old: Path, new: Path) -> None:
     reloaded = unit(old, started_s_ago=60, reloaded_s_ago=-1)
     assert state.stale([reloaded], {"x.service": [str(new)]}, reloads=True) == []

@@ -50,12 +50,29 @@ def test_plan_is_followed_up_and_down(local: Cluster) -> None:
     assert local.on("io1", "systemctl show headrace-worker@io-1 -p MainPID") == before  # others were not restarted
 
 
+def test_what_is_older_than_its_settings_is_restarted_by_the_next_run(local: Cluster) -> None:
+    """As after a run that ended between a file and its restart, or that replaced the release alone."""
+    since = "systemctl show headrace-worker@io-1 -p ExecMainStartTimestampMonotonic"
+    before = local.on("io1", since)
+    local.on("io1", "touch /etc/headrace/worker.env")
+    assert "io1: headrace-worker@io-1" in local.play("playbooks/plan.yml")
+    local.play("playbooks/site.yml", "--limit", "io1", "--tags", "celery_worker")
+    assert local.on("io1", since) != before
+    again = local.play("playbooks/site.yml", "--limit", "io1", "--tags", "celery_worker")
+    assert changed(again) == {"io1": 0}
+    assert "Nothing that runs would be restarted" in again
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         ('{"fleet_database_connections": 30}', "raise fleet_database_connections"),
         ('{"headrace_lanes": ["cpu", "quick"]}', "No host serves the queue io: add the lane io"),
         ('{"headrace_secrets": {}}', "The secret database_password is missing"),
+        ('{"headrace_address": "192.0.2.77"}', "which is on none of its interfaces"),
+        ('{"headrace_hostnames": "jobs.example.com"}', "must be a list, as in [jobs.example.com]"),
+        ('{"base_ssh_networks": ["192.0.2.0/24"]}', "which base_ssh_networks does not let in"),
+        ('{"headrace_ref": "v9.9.9"}', "has no commit, tag or branch v9.9.9"),
         ('{"headrace_overrides": {"cpu": {"stop_timeout_s": 60}}}', "overrides the lane cpu, which it does not serve"),
     ],
 )

@@ -69,9 +69,9 @@ class Bare:
             "children": {group: {"hosts": {name: {}}} for group, name in where.items()},
         }
 
-    def apply(self) -> int:
-        """Apply the role; how many tasks have changed something."""
-        command = ("playbooks/site.yml", "--tags", self.role, "--limit", NAME)
+    def apply(self, **variables: Any) -> int:
+        """Apply the role, with other inputs perhaps; how many tasks have changed something."""
+        command = ("playbooks/site.yml", "--tags", self.role, "--limit", NAME, "-e", json.dumps(variables))
         try:
             done = sh(BIN / "ansible-playbook", "-i", self.inventory, *command, ANSIBLE_PIPELINING="1")
         except AssertionError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import sh
-from tests.roles.conftest import Bare
+from tests.roles.conftest import RELEASE, Bare
 
 OURS = Path("/usr/local/share/ca-certificates")  # what this machine trusts beyond Debian's list
 
@@ -19,7 +19,9 @@ def surroundings(surroundings: None, bare: Bare) -> None:
 
 def test_the_release_is_current_and_has_its_packages(host: Bare) -> None:
     release = host.machine.file("/opt/headrace/current").linked_to
-    assert release == f"/opt/headrace/releases/{host.machine.file(f'{release}/.built').content_string.strip()}"
+    assert (
+        release == f"/opt/headrace/releases/{host.machine.file(f'{release}/.built-{RELEASE}').content_string.strip()}"
+    )
     assert host.machine.check_output(f"{release}/.venv/bin/python -c 'import celery, django; print(1)'") == "1"
 
 

@@ -46,3 +46,19 @@ def test_admins_log_in_with_their_key_and_use_sudo(host: Bare) -> None:
 
 def test_a_second_run_changes_nothing(host: Bare) -> None:
     assert host.apply() == 0
+
+
+def test_who_is_no_admin_any_more_cannot_sign_in_until_he_is_one_again(host: Bare) -> None:
+    host.apply(base_admins=[])
+    assert ssh(host, "ada", "-i", str(KEY)).returncode == 255
+    assert "1970" in host.machine.check_output("LC_ALL=C chage --list ada")
+    host.apply()
+    assert ssh(host, "ada", "-i", str(KEY)).stdout == "root\n"
+    assert host.apply() == 0
+
+
+def test_a_firewall_that_is_not_what_its_file_says_is_loaded_again(host: Bare) -> None:
+    """As after a run that ended between the file and its handler."""
+    host.machine.check_output("touch /etc/nftables.conf")
+    assert host.apply() > 0
+    assert host.apply() == 0

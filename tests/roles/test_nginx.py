@@ -75,6 +75,14 @@ def test_a_second_run_changes_nothing(host: Bare) -> None:
     assert host.apply() == 0
 
 
+def test_another_name_of_the_site_gets_a_certificate_for_it(host: Bare) -> None:
+    before = (host.certificates / "edge.crt").read_bytes()
+    host.apply(headrace_hostnames=[SITE, "other.test"])
+    assert (host.certificates / "edge.crt").read_bytes() != before
+    assert get(host, "/", headers={"Host": SITE}).status_code == 200
+    host.apply()
+
+
 def test_without_a_web_process_it_says_when_to_come_back(host: Bare) -> None:
     host.machine.check_output("systemctl stop web")
     answer = get(host, "/")

@@ -45,3 +45,13 @@ def test_the_role_owns_its_schema_and_nothing_else(host: Bare, statement: str) -
 
 def test_a_second_run_changes_nothing(host: Bare) -> None:
     assert host.apply() == 0
+
+
+def test_a_setting_may_have_quotes_and_a_wrong_one_is_refused_while_the_server_goes_on(host: Bare) -> None:
+    host.apply(postgresql_settings={"log_line_prefix": "it's %m "})
+    assert ask(host, "SHOW log_line_prefix") == "it's %m"
+    with pytest.raises(AssertionError, match="invalid value for parameter"):
+        host.apply(postgresql_settings={"work_mem": "32XB"})
+    assert ask(host, "SHOW log_line_prefix") == "it's %m"
+    host.apply()
+    assert host.apply() == 0

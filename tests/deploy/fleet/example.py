@@ -1,6 +1,8 @@
 """An inventory that can work, for the tests to spoil."""
 
 import copy
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,10 +17,15 @@ GROUPS = {**ALONE, "workers": ["cpu1", "io1"], "beat": ["web1"]}
 LANES = {"cpu1": ["cpu", "quick"], "io1": ["io", "quick"]}
 
 
+@cache
+def _read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
 def profile() -> dict[str, Any]:
     """The app profile, with the lanes that its template would look up."""
-    raw: dict[str, Any] = yaml.safe_load((ROOT / "deploy/apps/headrace.yml").read_text())["app_profile"]
-    raw["celery"]["lanes"] = yaml.safe_load((APP / "config/lanes.yml").read_text())["lanes"]
+    raw: dict[str, Any] = copy.deepcopy(_read(ROOT / "deploy/apps/headrace.yml")["app_profile"])
+    raw["celery"]["lanes"] = copy.deepcopy(_read(APP / "config/lanes.yml")["lanes"])
     return raw
 
 

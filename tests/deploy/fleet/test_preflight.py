@@ -313,6 +313,26 @@ def test_every_playbook_stops_before_it_changes_anything(playbook: str, args: tu
 
 
 @pytest.mark.servers
+def test_an_inventory_without_any_of_our_groups_is_refused(tmp_path: Path) -> None:
+    hosts = inventory()
+    hosts["all"]["children"] = {"webs": {"hosts": {"one": {}}}}
+    said = rehearse(tmp_path, "site.yml", hosts)
+    assert said.startswith("2\n"), said
+    assert "The inventory has no host in the group web: put one there" in said
+
+
+@pytest.mark.servers
+def test_what_names_what_only_a_role_knows_is_left_to_the_role(tmp_path: Path) -> None:
+    hosts = inventory()
+    hosts["all"]["vars"] |= {"redis_maxmemory_mb": "{{ (fleet_host.shares_mb.broker * 0.5) | int }}"}
+    assert rehearse(tmp_path, "site.yml", hosts).startswith("0\n")
+    hosts["all"]["vars"] |= {"base_ssh_networks": ["{{ nobody }}"], "headrace_ref": "{{ nobody }}"}
+    said = rehearse(tmp_path, "site.yml", hosts)
+    assert said.startswith("2\n"), said
+    assert "On every host, headrace_ref cannot be filled in: 'nobody' is undefined." in said
+
+
+@pytest.mark.servers
 def test_a_mistake_in_a_text_that_ansible_fills_in_is_found(tmp_path: Path) -> None:
     hosts = inventory()
     hosts["all"]["vars"] |= {"site": "jobs.example.com", "headrace_hostnames": "{{ site }}", "headrace_app": "headrace"}

@@ -41,7 +41,7 @@ LISTS = [name for name, field in schema.inputs().model_fields.items() if str(fie
     ],
 )
 def test_a_value_of_another_kind_is_one_sentence(name: str, value: Any, what: str) -> None:
-    ((found, said),) = schema.wrong_variables({name: value, "mine": 1}).items()
+    ((found, said),) = schema.wrong_variables(schema.Known({name: value, "mine": 1})).items()
     assert found.partition(".")[0] == name
     assert what in said
 
@@ -55,7 +55,7 @@ def test_a_value_of_another_kind_is_one_sentence(name: str, value: Any, what: st
     ],
 )
 def test_what_may_be_secret_is_not_shown(variables: Any) -> None:
-    ((_, said),) = schema.wrong_variables(variables).items()
+    ((_, said),) = schema.wrong_variables(schema.Known(variables)).items()
     assert "hunter2" not in said
 
 
@@ -65,7 +65,7 @@ def test_what_ansible_would_take_is_taken() -> None:
     settings = {"work_mem": "32MB", "max_worker_processes": 8, "jit": False}
     given = {"base_ssh_root": False, "base_firewall_extra": rules, "postgresql_settings": settings}
     site = {"headrace_hostnames": ["jobs.example.com", "192.0.2.1", "[2001:db8::1]"], "headrace_address": "2001:db8::1"}
-    assert schema.wrong_variables({**said_with_e, **given, **site}) == {}
+    assert schema.wrong_variables(schema.Known({**said_with_e, **given, **site})) == {}
 
 
 @pytest.mark.parametrize(
