@@ -271,7 +271,7 @@ def lose(job: Job, cause: str, death: Death = Death.ALONE, only: Q = ANY) -> boo
     """Take a job (as just read) from a dead worker: queue it again, or end it if that was its last attempt.
 
     `only`: what must still be true of the row. Jobs that died together are tried apart: after a random time, up to a
-    window that doubles with each such death.
+    window that grows fourfold with each such death.
     """
     rows = Job.objects.filter(only, pk=job.pk, attempt=job.attempt, state=State.RUNNING, open_parts=0)
     worker = job.worker or "an unknown worker"
@@ -285,7 +285,8 @@ def lose(job: Job, cause: str, death: Death = Death.ALONE, only: Q = ANY) -> boo
         sentence = f"Gave up: {times} {worker}: {cause}."
         lost = _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
     else:
-        apart = timedelta(seconds=random.uniform(0, ENV.lease_s * 2 ** (shared - 2)))  # noqa: S311  (jitter)
+        window = min(600.0, ENV.lease_s / 8 * 4 ** (shared - 1))
+        apart = timedelta(seconds=random.uniform(0, window))  # noqa: S311  (jitter, not a secret)
         free = {} if death is Death.ALONE else {"max_attempts": F("max_attempts") + 1, "shared_deaths": shared}
         delay = apart if death is Death.SHARED else None
         lost = _requeue(rows, job.pk, f"running again: {cause} ({worker})", delay, **free)
