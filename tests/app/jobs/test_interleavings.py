@@ -146,12 +146,13 @@ class Unit:
     """A worker unit: what it runs, and the lease thread that says so every five seconds."""
 
     def __init__(self, name: str, clock: Clock) -> None:
-        self.name, self.alive = name, True
+        self.name = name
         self.pool, self.leases = Actor(clock), Actor(clock, _lease_thread)
         self.runs: dict[Any, services.Claim] = {}
+        self.claiming: Any = None  # Celery counts a task as active before its claim
 
     def renew(self) -> None:
-        running = list(self.runs)
+        running = [*self.runs, *([self.claiming] if self.claiming else [])]
         facts = {"host": "h", "lane": "io", "pool": "threads", "concurrency": 4, "running": len(running)}
         with suppress(OperationalError):
             heartbeat(self.name, {**facts, "holds": [str(one) for one in running]})
@@ -194,22 +195,25 @@ class Interleavings(RuleBasedStateMachine):
     # the workers
 
     def _claimed(self, unit: Unit) -> None:
-        if not unit.pool.busy and isinstance(claim := unit.pool.answer, services.Claim):
-            unit.pool.answer = None
-            if unit.alive:
+        if not unit.pool.busy:
+            claim, unit.pool.answer, unit.claiming = unit.pool.answer, None, None
+            if isinstance(claim, services.Claim):
                 unit.runs[claim.id] = claim
 
     @rule(n=st.integers(0, 1), job=st.integers(0, 2), stepped=st.booleans())
     def claim(self, n: int, job: int, stepped: bool) -> None:
         unit = self.units[n]
-        if unit.alive and not unit.pool.busy and job < len(self.jobs):
+        self._claimed(unit)
+        if not unit.pool.busy and job < len(self.jobs):
+            unit.claiming = self.jobs[job]
             unit.pool.start(partial(services.claim, self.jobs[job], unit.name, "threads"), stepped)
             self._claimed(unit)
 
     @rule(n=st.integers(0, 1), how=st.sampled_from(["succeed", "fail", "split"]), stepped=st.booleans())
     def end(self, n: int, how: str, stepped: bool) -> None:
         unit = self.units[n]
-        if not unit.alive or unit.pool.busy or not unit.runs:
+        self._claimed(unit)
+        if unit.pool.busy or not unit.runs:
             return
         claim = next(iter(unit.runs.values()))
         parts = [Part("digest", {})] * 2
@@ -236,6 +240,7 @@ class Interleavings(RuleBasedStateMachine):
     def die(self, n: int) -> None:
         """Killed: its running jobs are lost. Another process of that name is there at once."""
         unit = self.units[n]
+        self._claimed(unit)
         if unit.pool.busy:
             return
         for job_id in unit.runs:
@@ -256,6 +261,7 @@ class Interleavings(RuleBasedStateMachine):
         for _ in range(seconds):
             self.clock.move(1)
             for unit in self.units:
+                self._claimed(unit)
                 if not unit.leases.busy:
                     unit.leases.start(unit.renew)
 
