@@ -6,7 +6,6 @@ for longer.
 """
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -32,14 +31,14 @@ from kinds.base import Part
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TERMINAL = {"succeeded", "failed", "cancelled"}
-# The functions of PostgreSQL's clock, found before its own: they add what the test has moved it by.
+# The functions of PostgreSQL's clock, found before its own: time passes as the test says, however slow the machine.
 CLOCK = """
     CREATE SCHEMA IF NOT EXISTS fake;
     CREATE SEQUENCE IF NOT EXISTS fake.moved MINVALUE 0;
     CREATE OR REPLACE FUNCTION fake.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql AS
-        $$ SELECT pg_catalog.clock_timestamp() + last_value * interval '1 second' FROM fake.moved $$;
+        $$ SELECT timestamptz 'epoch' + last_value * interval '1 second' FROM fake.moved $$;
     CREATE OR REPLACE FUNCTION fake.statement_timestamp() RETURNS timestamptz STABLE LANGUAGE sql AS
-        $$ SELECT pg_catalog.statement_timestamp() + current_setting('fake.moved')::int * interval '1 second' $$;
+        $$ SELECT timestamptz 'epoch' + current_setting('fake.moved')::int * interval '1 second' $$;
 """
 BELIEVE = "SET search_path = fake, public, pg_catalog"
 
@@ -118,13 +117,13 @@ class Clock:
     """The time of the database and of the sweeper; and what PostgreSQL says of its connections."""
 
     def __init__(self, url: str) -> None:
-        self.moved = 0
+        self.moved = 1000
         self._watch = psycopg.connect(url, autocommit=True)
         self._watch.execute(CLOCK)
-        self._watch.execute("SELECT setval('fake.moved', 0)")
+        self.move(0)
 
     def monotonic(self) -> float:
-        return time.monotonic() + self.moved
+        return float(self.moved)
 
     def move(self, seconds: int) -> None:
         self.moved += seconds
