@@ -49,7 +49,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="fresh",
         help="host tests: bring clusters up and take them down (fresh), or use the one that runs (running)",
     )
-    parser.addoption("--examples", type=int, default=15, help="how many runs test_interleavings.py makes")
 
 
 # ---- tiers ----------------------------------------------------------------------------------------------------------

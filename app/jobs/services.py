@@ -28,7 +28,7 @@ import kinds
 from config.celery import app
 from fleet.records import held, tally, writable
 from jobs import hints
-from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, unlocked
+from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, runnable, unlocked
 from jobs.publish import publish
 from jobs.statements import Statement, write
 from kinds.base import Artifact, Part
@@ -90,7 +90,7 @@ def _claiming() -> Statement:
     """The conditional update, which returns what the worker must know of the job."""
     nobody = uuid.UUID(int=0)
     ours = {"kind__in": list(kinds.ALL), "lane__in": list(settings.LANES.lanes)}  # else another release must run it
-    due = Job.objects.filter(pk=nobody, state=State.QUEUED, **ours).exclude(run_after__gt=Now())
+    due = runnable(Job.objects.filter(pk=nobody, state=State.QUEUED, **ours))
     query = cast(UpdateQuery, due.query.chain(UpdateQuery))
     first = Case(When(joining=True, then=F("started_at")), default=Now(), output_field=DateTimeField())
     query.add_update_values(
@@ -298,11 +298,13 @@ def lose(job: Job, cause: str, death: Death = Death.ALONE, only: Q = ANY) -> boo
     return lost
 
 
-def give_up(job: Job, sentence: str) -> bool:
-    """End an open job (as just read) that nobody can run."""
-    rows = Job.objects.filter(attempt=job.attempt, state=job.state, open_parts=0)
-    log.warning("job given up", job=str(job.pk), why=sentence)
-    return _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
+def give_up(job: Job, sentence: str, only: Q = ANY) -> bool:
+    """End an open job (as just read) that nobody can run. `only`: what must still be true of the row."""
+    rows = Job.objects.filter(only, attempt=job.attempt, state=job.state, open_parts=0)
+    ended = _end(rows, job.pk, job.parent_id, State.FAILED, error=sentence, note="")
+    if ended:
+        log.warning("job given up", job=str(job.pk), why=sentence)
+    return ended
 
 
 def lose_on(worker: str, job_id: uuid.UUID, cause: str) -> bool:
@@ -408,7 +410,7 @@ def orphans(limit: int, patience: timedelta) -> list[Job]:
 
 def due(limit: int) -> list[uuid.UUID]:
     """Queued jobs that are due and not yet published."""
-    rows = Job.objects.filter(state=State.QUEUED, published_at=None).exclude(run_after__gt=Now())
+    rows = runnable(Job.objects.filter(state=State.QUEUED, published_at=None))
     return list(rows.order_by("run_after", "id").values_list("pk", flat=True)[:limit])
 
 

@@ -32,15 +32,19 @@ MOST_LOCKED = 5  # so many locked jobs mean that the whole table is locked
 BATCH = 1000  # jobs that a step moves in a round; a round that leaves more to do is followed by the next one at once
 
 
-def sweep(trusted_s: Callable[[], float] = lambda: float("inf"), had_outage: bool = False) -> dict[str, int]:
+def sweep(
+    trusted_s: Callable[[], float] = lambda: float("inf"), had_outage: bool = False, orphans: bool = True
+) -> dict[str, int]:
     """One round; how many jobs each step moved.
 
     `trusted_s`: for how many seconds the database has answered everybody at once, as of now; `had_outage`: before that
-    it did not. The steps that need the broker come last, so that a broker that hangs delays no other step.
+    it did not; `orphans`: look for jobs that no lane runs, which reads the whole backlog. The steps that need the
+    broker come last, so that a broker that hangs delays no other step.
     """
     began = time.monotonic()
     moved = {"lost": _take_back(trusted_s, had_outage)}
-    _end_orphans()
+    if orphans:
+        _end_orphans()
     if GATE.look():
         _publish(moved)
     swept(time.monotonic() - began, **moved)
@@ -77,7 +81,8 @@ def _each(found: list[Any], do: Callable[[Any], bool]) -> int:
 def _take(job: Any, together: bool, outage_ended_s: float) -> bool:
     silent_s = _silent_s(job)
     if job.lane not in settings.LANES.lanes:
-        return silent_s > PATIENCE.total_seconds() and services.give_up(job, _orphaned(job))
+        is_late = silent_s > PATIENCE.total_seconds()
+        return is_late and services.give_up(job, _orphaned(job), services.not_held_up(job))
     cause, death = f"no sign of life for {silent_s:.0f} s, its process or its host died", Death.ALONE
     if job.lease_until is None:
         cause = "no worker held it, and it waited for no parts"

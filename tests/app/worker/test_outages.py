@@ -207,7 +207,7 @@ def test_worker_waits_for_a_broker_that_refuses_writes(
     try:
         jobs.append(ask(user, "wait", lane=lane, ms=1))
         ended(jobs[0])
-        time.sleep(3)
+        wait_until(lambda: worker.output().count("Cannot connect to redis") >= 3, 60, "it tries to come back")
     finally:
         client.config_set("min-replicas-to-write", 0)
     for job_id in jobs:

@@ -72,6 +72,7 @@ class Sweeper:
         self._status = ""
         self._trusted_since: float | None = None  # None: the database was away a moment ago
         self._had_outage = False
+        self._orphans_due = time.monotonic()
 
     def round(self) -> bool:
         """Sweep if this one leads; whether there is more to do at once."""
@@ -80,7 +81,9 @@ class Sweeper:
                 leads = lead(SWEEPER, self._name)
                 self._trusted_since = self._trusted_since or time.monotonic()
                 self._probe()
-                moved = sweep(self._trusted_s, self._had_outage) if leads else {}
+                orphans = time.monotonic() >= self._orphans_due
+                self._orphans_due += settings.ENV.lease_s if orphans else 0
+                moved = sweep(self._trusted_s, self._had_outage, orphans) if leads else {}
         except DatabaseError as error:
             self._database_failed(error)
             return False
