@@ -38,7 +38,9 @@ def fill(side: Headrace, size: Size) -> float:
 
 
 def probe(side: Headrace, seconds: float) -> dict[str, float]:
-    """Medians of submit, claim and finish; CPU per job of the probe and PostgreSQL together; CPU of an idle second."""
+    """Medians of submit, claim, finish, the fleet page and a recovery; CPU per job of the probe and PostgreSQL, and of
+    an idle second.
+    """
     meters = side.meters()
     before = meters.read()
     time.sleep(min(seconds, 3))
@@ -47,9 +49,10 @@ def probe(side: Headrace, seconds: float) -> dict[str, float]:
     before = meters.read()
     found: dict[str, Any] = json.loads(side.python("-m", "benchmarks.probe", USER, str(seconds)))
     took = meters.read() - before
+    found |= json.loads(side.python("-m", "benchmarks.probe", USER))
     postgres = (took.cpu["postgres"] - idle_cpu["postgres"] * took.seconds) * 1000 / found["jobs"]
     return {
-        **{name: found[name] for name in ("submit_p50", "claim_p50", "finish_p50")},
+        **{name: found[name] for name in found if name.endswith("_p50")},
         "cpu": found["probe_cpu"] + postgres,
         "postgres_cpu": postgres,
         "idle_cpu": 1000 * (idle_cpu["postgres"] + idle_cpu["sweeper"]),

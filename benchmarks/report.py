@@ -35,6 +35,8 @@ GROWTH = {
     "submit_p50": ("submit p50", "ms"),
     "claim_p50": ("claim p50", "ms"),
     "finish_p50": ("finish p50", "ms"),
+    "fleet_p50": ("fleet page p50", "ms"),
+    "recover_p50": ("recovery p50", "ms"),
     "cpu": ("CPU per job", "ms"),
     "postgres_cpu": ("  postgres", "ms"),
     "idle_cpu": ("an idle second", "ms"),

@@ -1,4 +1,4 @@
-"""What the processes of the fleet write of themselves: worker units, and the sweeper that leads."""
+"""What the processes of the fleet write: worker units of themselves, and the sweeper that leads, for all."""
 
 from django.db import models
 from django.db.models.functions import Now
@@ -34,9 +34,25 @@ class Sweeps(models.Model):
     poisoned = models.PositiveBigIntegerField(default=0)
     round_s = models.FloatField(default=0)
     swept_at = models.DateTimeField(null=True)
+    counted_until = models.DateTimeField(null=True)
 
     class Meta:
         verbose_name_plural = "sweeps"
 
     def __str__(self) -> str:
         return f"{self.rounds} rounds"
+
+
+class Minute(models.Model):
+    """How many jobs of a lane ended within one minute."""
+
+    lane = models.CharField(max_length=40)
+    start = models.DateTimeField()
+    ended = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["start", "lane"], name="minute_of_lane")]
+
+    def __str__(self) -> str:
+        return f"{self.lane} {self.start:%H:%M}"

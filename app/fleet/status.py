@@ -9,19 +9,20 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Min, Q
+from django.db.models import Count, Min
 from django.db.models.functions import Now
+from django.utils import timezone
 
+from fleet import history
 from fleet.models import Sweeps, Worker
 from jobs.leader import SWEEPER
-from jobs.models import DUE_AT, FINISHED, OPEN, Job, Leader, State, runnable
+from jobs.models import DUE_AT, OPEN, Job, Leader, State, runnable
 
 GONE_AFTER_S = 20.0  # a worker without a heartbeat for this long is not shown
 THROUGHPUT_MINUTES = 5
 SEEN_FOR_S = 1.0  # each process asks the ledger at most this often, however many look
 TIMEOUT_MS = 5000
 Waiting = dict[tuple[str, str], dict[str, Any]]
-Finished = dict[str, dict[str, Any]]
 
 
 def workers() -> list[Worker]:
@@ -48,7 +49,8 @@ def sweeping() -> Sweeping:
 
 @dataclass(frozen=True)
 class LaneStatus:
-    """One lane now. Ages and targets in seconds; `finished_per_minute` is over the last THROUGHPUT_MINUTES."""
+    """One lane now. Ages and targets in seconds; `finished_per_minute` is over the last THROUGHPUT_MINUTES and
+    the one that goes on."""
 
     name: str
     pool: str
@@ -95,9 +97,10 @@ def briefly() -> Iterator[None]:
 
 def _lanes() -> list[LaneStatus]:
     alive = workers()
-    waiting = _waiting()
-    finished = _finished()
-    return [_status(name, [w for w in alive if w.lane == name], waiting, finished) for name in settings.LANES.lanes]
+    waiting, minutes = _waiting(), history.per_minute()
+    return [
+        _status(name, [w for w in alive if w.lane == name], waiting, minutes[name]) for name in settings.LANES.lanes
+    ]
 
 
 def _waiting() -> Waiting:
@@ -110,16 +113,11 @@ def _waiting() -> Waiting:
     return found
 
 
-def _finished() -> Finished:
-    recent = Job.objects.filter(state__in=FINISHED, finished_at__gte=Now() - timedelta(minutes=THROUGHPUT_MINUTES))
-    found = recent.values("lane").annotate(all=Count("id"), failed=Count("id", filter=Q(state=State.FAILED)))
-    return {row["lane"]: dict(row) for row in found}
-
-
-def _status(name: str, alive: list[Worker], waiting: Waiting, finished: Finished) -> LaneStatus:
+def _status(name: str, alive: list[Worker], waiting: Waiting, minutes: list[history.Minute]) -> LaneStatus:
     lane = settings.LANES[name]
     queued = waiting.get((name, State.QUEUED), {})
-    ended = finished.get(name, {"all": 0, "failed": 0})
+    recent = minutes[-1 - THROUGHPUT_MINUTES :]
+    passed = (timezone.now() - recent[0].start).total_seconds() / 60
     age = (queued["now"] - queued["oldest"]).total_seconds() if queued else None
     return LaneStatus(
         name=name,
@@ -129,8 +127,8 @@ def _status(name: str, alive: list[Worker], waiting: Waiting, finished: Finished
         oldest_queued_s=max(0.0, age) if age is not None else None,
         latency_target_s=lane.latency_target_s,
         max_backlog=lane.max_backlog,
-        finished_per_minute=round(ended["all"] / THROUGHPUT_MINUTES, 1),
-        failed_per_minute=round(ended["failed"] / THROUGHPUT_MINUTES, 1),
+        finished_per_minute=round(sum(minute.ended for minute in recent) / passed, 1),
+        failed_per_minute=round(sum(minute.failed for minute in recent) / passed, 1),
         slots=sum(worker.concurrency for worker in alive),
         workers=alive,
     )

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 import kinds
 from config.celery import app, bound_to
+from fleet.history import count_ended
 from fleet.records import swept
 from jobs import services
 from jobs.backpressure import GATE
@@ -48,6 +49,7 @@ def sweep(
     if GATE.look():
         _publish(moved)
     swept(time.monotonic() - began, **moved)
+    count_ended()
     if any(moved.values()):
         log.info("jobs recovered or published", **moved)
     return moved

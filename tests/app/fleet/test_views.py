@@ -9,6 +9,8 @@ from django.utils import timezone
 
 import kinds
 from fleet import history
+from fleet.history import count_ended
+from fleet.records import swept
 from jobs import services
 from jobs.models import Job
 from tests.app.ledger import job_of, running, succeeded, worker
@@ -16,11 +18,6 @@ from tests.app.ledger import job_of, running, succeeded, worker
 pytestmark = pytest.mark.django_db
 KINDS = sorted(name for name, kind in kinds.ALL.items() if not kind.internal)
 KEY = "0123456789abcdef" * 2
-
-
-@pytest.fixture
-def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "_seen", (float("-inf"), {}))
 
 
 def lane_of(response: Any, name: str) -> str:
@@ -51,20 +48,18 @@ def test_lane_that_keeps_users_waiting_is_loud(page: Client, user: Any) -> None:
     assert "times as long as this lane" in lane_of(page.get("/fleet/live"), "quick")
 
 
-def test_chart_counts_what_ended_in_each_minute(page: Client, user: Any, no_memory: None) -> None:
+def test_chart_counts_what_ended_in_each_minute_once(page: Client, user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "SETTLED_S", 0)
+    swept(0.1)
     succeeded(user, {})
     services.fail(running(user), "no")
     old = succeeded(user, {})
     Job.objects.filter(pk=old).update(finished_at=timezone.now() - timezone.timedelta(minutes=3))
+    count_ended()
+    count_ended()
     minutes = history.per_minute()["quick"]
     assert len(minutes) == history.MINUTES
     assert sum(minute.ended for minute in minutes) == 3
     assert sum(minute.failed for minute in minutes) == 1
     assert minutes[-4].ended == 1
     assert "1 ended, 0 failed" in lane_of(page.get("/fleet/live"), "quick")
-
-
-def test_chart_is_asked_of_the_ledger_once_for_many_who_watch(no_memory: None, django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(4):  # the question, its time limit, and the transaction that the limit is for
-        history.per_minute()
-        history.per_minute()
