@@ -1,5 +1,10 @@
 """What the drills of the catalogue do, layer by layer: faults, their heals, and what must hold afterwards."""
 
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+from deploy.subnet import machine_address
 from drills import faults
 from drills.faults import POSTGRESQL, REDIS
 from drills.hosts import DrillError, Host
@@ -8,7 +13,28 @@ from harness.waiting import wait_until
 from kinds import wait
 
 WORKER = "headrace-worker@*"
+LONG_S, LONG = 60, 5
 BROKER_PORT, DATABASE_PORT = 6379, 5432
+
+
+# Long jobs, which no fault but a death may make run again
+
+
+def long_jobs(scene: Scene) -> None:
+    """Jobs of a minute in one process of the io lane, which runs them all now."""
+    jobs = [{"kind": "wait", "params": {"lane": "io", "ms": LONG_S * 1000, "seed": seed}} for seed in range(LONG)]
+    made = scene.ask("POST", "/api/jobs/batch", {"jobs": jobs})["jobs"]
+    scene.kept["long"] = scene.kept["ours"] = [job["id"] for job in made]
+    for job_id in scene.kept["long"]:
+        scene.running(job_id)
+
+
+def long_jobs_ran_once(scene: Scene) -> str:
+    """No attempt was used up, and the results are right."""
+    ended = [scene.ended(job_id, 2 * LONG_S) for job_id in scene.kept["long"]]
+    bad = [job for job in ended if (job["state"], job["attempt"]) != ("succeeded", 1)]
+    bad += [job for job in ended if job["state"] == "succeeded" and not wait.verify(job["params"], job["result"])]
+    return f"of {len(ended)} long jobs {len(bad)} did not end well at once: {bad[:1]}" if bad else ""
 
 
 # Workers and their hosts
@@ -120,6 +146,25 @@ def take_clocks(scene: Scene) -> None:
         faults.common_clock(host)
 
 
+def an_io_host(scene: Scene) -> Host:
+    """The one that the long jobs run on."""
+    return next(host for host in scene.of("workers") if "io" in host.lanes)
+
+
+def give_clock(scene: Scene) -> None:
+    faults.own_clock(an_io_host(scene))
+
+
+def set_clock_wrong(scene: Scene) -> None:
+    """An hour ahead, for as long as the drill takes."""
+    long_jobs(scene)
+    faults.set_clock(an_io_host(scene), STEP_S)
+
+
+def take_clock(scene: Scene) -> None:
+    faults.common_clock(an_io_host(scene))
+
+
 # The broker
 
 
@@ -181,6 +226,15 @@ def empty_broker(scene: Scene) -> None:
     scene.broker_says(f"CONFIG SET maxmemory {scene.kept['maxmemory']}")
 
 
+def forbid_writes(scene: Scene) -> None:
+    """It wants a replica that takes them too, and has none."""
+    scene.broker_says("CONFIG SET min-replicas-to-write 1")
+
+
+def allow_writes(scene: Scene) -> None:
+    scene.broker_says("CONFIG SET min-replicas-to-write 0")
+
+
 def reset_connections(scene: Scene) -> None:
     faults.reset(broker(scene), BROKER_PORT)
 
@@ -217,6 +271,37 @@ def crash_database(scene: Scene) -> None:
 
 def start_database(scene: Scene) -> None:
     scene.of("db")[0].sh("systemctl reset-failed 'postgresql@*'; systemctl start postgresql@17-main")
+
+
+def pause_database(scene: Scene) -> None:
+    long_jobs(scene)
+    faults.freeze(scene.of("db")[0], POSTGRESQL)
+
+
+def resume_database(scene: Scene) -> None:
+    faults.thaw(scene.of("db")[0], POSTGRESQL)
+
+
+LOCK_S, BETWEEN_S = 25, 8
+LOCK = f"""
+import time
+from django.db import connection, transaction
+from jobs.models import Job
+def lock():
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+        cursor.execute(f"LOCK TABLE {{Job._meta.db_table}} IN SHARE MODE")
+        cursor.execute("SELECT pg_sleep({LOCK_S})")
+lock()
+time.sleep({BETWEEN_S})
+lock()
+print("unlocked")"""
+
+
+def lock_table_twice(scene: Scene) -> None:
+    """Readers pass, writers wait: what a plain CREATE INDEX does. The lock ends with its connection."""
+    long_jobs(scene)
+    scene.django(LOCK, 2 * LOCK_S + BETWEEN_S + 60)
 
 
 # The web tier
@@ -286,6 +371,80 @@ def poison_ends_with_a_sentence(scene: Scene) -> str:
     expected = ("its worker died 3 times", last["worker"], "killed")
     fine = job["state"] == "failed" and job["attempt"] == 3 and all(words in job["error"] for words in expected)
     return "" if fine else f"the poison job {job['state']} after {job['attempt']} attempts: {job['error']}"
+
+
+PAGE_PORT = 8099  # of this machine, in the cluster's network; the local inventory lets workers fetch from it
+LINKS = "".join(f"<a href=x{number}>" for number in range(150_000))
+PAGE = f'<base href="http://127.0.0.1/{"b" * 940}/">{LINKS}'.encode()
+
+
+class PoisonPage(BaseHTTPRequestHandler):
+    """A page that is small as text, and 150 MB as a list of addresses."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, *_: object) -> None:
+        """Not to the screen."""
+
+
+def serve_poison_page(scene: Scene) -> None:
+    if not an_io_host(scene).container:
+        raise DrillError("The drill poison-page serves its page to the local cluster only: leave it out elsewhere.")
+    scene.kept["site"] = server = ThreadingHTTPServer((machine_address(1), PAGE_PORT), PoisonPage)
+    Thread(target=server.serve_forever, daemon=True).start()
+
+
+def check_poison_page(scene: Scene) -> None:
+    long_jobs(scene)
+    scene.kept["job"] = scene.submit("linkcheck", url=f"http://{machine_address(1)}:{PAGE_PORT}/", limit=20)
+    scene.kept["ours"] = [*scene.kept["long"], scene.kept["job"]]
+
+
+def page_is_checked(scene: Scene) -> str:
+    """As many links as were asked for, in one attempt, and nobody beside it was hurt."""
+    job = scene.ended(scene.kept["job"])
+    if (job["state"], job["attempt"]) != ("succeeded", 2) or job["result"]["checked"] != 20:
+        return f"the page's check {job['state']} after {job['attempt']} attempts: {job['error'] or job['result']}"
+    return long_jobs_ran_once(scene)
+
+
+def stop_poison_page(scene: Scene) -> None:
+    if server := scene.kept.get("site"):
+        server.shutdown()
+        server.server_close()
+
+
+LANE_GONE = """
+from datetime import timedelta
+from django.db.models.functions import Now
+from jobs.models import Job
+waiting, running = {ids}
+Job.objects.filter(pk=waiting).update(lane="gone", run_after=Now())
+dead = Now() - timedelta(seconds=30)
+left = {{"state": "running", "attempt": 1, "worker": "gone-1@nowhere", "started_at": dead, "lease_until": dead}}
+print(Job.objects.filter(pk=running).update(lane="gone", **left))"""
+
+
+def leave_jobs_of_no_lane(scene: Scene) -> None:
+    """As a release leaves them that drops a lane."""
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    jobs = [{"kind": "wait", "params": {"seed": seed}, "run_after": later} for seed in range(2)]
+    made = scene.ask("POST", "/api/jobs/batch", {"jobs": jobs})["jobs"]
+    scene.kept["ours"] = [job["id"] for job in made]
+    scene.django(LANE_GONE.format(ids=scene.kept["ours"]))
+    a_worker_host(scene).signal(WORKER, "KILL")
+
+
+def jobs_of_no_lane_end(scene: Scene) -> str:
+    """Each with a sentence; the sweeper went on."""
+    ended = [scene.ended(job_id, 150) for job_id in scene.kept["ours"]]
+    bad = [job for job in ended if job["state"] != "failed" or "lane gone" not in job["error"]]
+    return f"a job of a lane that is gone {bad[0]['state']}: {bad[0]['error']}" if bad else ""
 
 
 def overrun(scene: Scene) -> None:

@@ -4,17 +4,26 @@ from drills import acts
 from drills.drill import Drill
 from drills.faults import REDIS, kill
 
+MANY = 1000
+"""As many requests as come while nothing can be stored: each is refused with 503, and sent again."""
 DRILLS = [
-    Drill("pool-child-killed", "worker", "SIGKILL to every pool process of the cpu lane.", acts.kill_pool_children),
-    Drill("worker-killed", "worker", "SIGKILL to every worker of every host.", acts.kill_workers),
+    Drill(
+        "pool-child-killed",
+        "worker",
+        "SIGKILL to every pool process of the cpu lane.",
+        acts.kill_pool_children,
+        kills=True,
+    ),
+    Drill("worker-killed", "worker", "SIGKILL to every worker of every host.", acts.kill_workers, kills=True),
     Drill(
         "worker-frozen",
         "worker",
         "SIGSTOP to every worker of a host; systemd's watchdog must find out.",
         acts.stop_workers,
         check=acts.watchdog_restarted_them,
+        kills=True,
     ),
-    Drill("worker-host-off", "host", "A worker host loses power.", acts.power_off_worker, acts.power_on),
+    Drill("worker-host-off", "host", "A worker host loses power.", acts.power_off_worker, acts.power_on, kills=True),
     Drill(
         "long-job-host-off",
         "host",
@@ -22,6 +31,7 @@ DRILLS = [
         acts.kill_host_of_a_long_job,
         acts.power_on,
         check=acts.long_job_runs_again,
+        kills=True,
     ),
     Drill(
         "worker-disk-full",
@@ -30,6 +40,7 @@ DRILLS = [
         acts.fill_disk,
         acts.empty_disk,
         20,
+        kills=True,
     ),
     Drill(
         "clock-stepped",
@@ -40,6 +51,15 @@ DRILLS = [
         outage_s=15,
         prepare=acts.give_clocks,
         clean=acts.take_clocks,
+    ),
+    Drill(
+        "clock-wrong",
+        "host",
+        "The clock of a worker host jumps an hour ahead and stays there, beside jobs of a minute.",
+        acts.set_clock_wrong,
+        prepare=acts.give_clock,
+        clean=acts.take_clock,
+        check=acts.long_jobs_ran_once,
     ),
     Drill("broker-restarted", "broker", "Redis is restarted.", acts.restart_broker, returns=True, limit_s=15),
     Drill("broker-killed", "broker", "SIGKILL to Redis; systemd starts it again.", kill("broker", REDIS), limit_s=15),
@@ -80,6 +100,16 @@ DRILLS = [
         returns=True,
         limit_s=15,
     ),
+    Drill(
+        "broker-refuses-writes",
+        "broker",
+        "Redis is there, but takes no writes for 25 seconds, as when it misses its replicas.",
+        acts.forbid_writes,
+        acts.allow_writes,
+        outage_s=25,
+        returns=True,
+        limit_s=15,
+    ),
     Drill("connections-reset", "network", "Every connection to Redis is reset.", acts.reset_connections, limit_s=15),
     Drill(
         "worker-cut-from-broker",
@@ -99,6 +129,7 @@ DRILLS = [
         returns=True,  # until then it takes jobs that it cannot run, and the sweeper publishes them again
         limit_s=10,
         longest_s=30,
+        kills=True,
     ),
     Drill(
         "database-restarted", "database", "PostgreSQL is restarted.", acts.restart_database, returns=True, limit_s=10
@@ -112,6 +143,27 @@ DRILLS = [
         returns=True,
         limit_s=10,
     ),
+    Drill(
+        "database-paused",
+        "database",
+        "PostgreSQL is frozen for 30 seconds, beside jobs of a minute.",
+        acts.pause_database,
+        acts.resume_database,
+        outage_s=30,
+        returns=True,
+        failed=MANY,
+        check=acts.long_jobs_ran_once,
+    ),
+    Drill(
+        "table-locked",
+        "database",
+        "The table of jobs is locked for 25 seconds, twice, as by CREATE INDEX, beside jobs of a minute.",
+        acts.lock_table_twice,
+        returns=True,
+        limit_s=15,
+        failed=MANY,
+        check=acts.long_jobs_ran_once,
+    ),
     Drill("web-host-off", "web", "A web host loses power.", acts.power_off_web, acts.power_on, failed=3),
     Drill("push-killed", "web", "SIGKILL to every push process.", kill("web", "headrace-push"), limit_s=15),
     Drill(
@@ -119,6 +171,7 @@ DRILLS = [
         "web",
         "SIGKILL to the sweeper that leads, and to the workers of a host.",
         acts.kill_sweeper_and_workers,
+        kills=True,
     ),
     Drill(
         "sweeper-frozen",
@@ -127,6 +180,7 @@ DRILLS = [
         acts.freeze_sweeper_and_kill_workers,
         acts.thaw_sweeper,
         outage_s=20,
+        kills=True,
     ),
     Drill(
         "beat-frozen",
@@ -143,6 +197,24 @@ DRILLS = [
         "A job that kills its pool process each time.",
         acts.poison,
         check=acts.poison_ends_with_a_sentence,
+        kills=True,
+    ),
+    Drill(
+        "poison-page",
+        "job",
+        "A page with 150,000 links and a long base is checked, beside jobs of a minute in the same process.",
+        acts.check_poison_page,
+        prepare=acts.serve_poison_page,
+        clean=acts.stop_poison_page,
+        check=acts.page_is_checked,
+    ),
+    Drill(
+        "lane-gone",
+        "job",
+        "Two jobs are of a lane that no release has, one of them left by a dead worker; a host's workers are killed.",
+        acts.leave_jobs_of_no_lane,
+        check=acts.jobs_of_no_lane_end,
+        kills=True,
     ),
     Drill("overrun", "job", "A job over its lane's time limit.", acts.overrun, check=acts.overrun_ends_with_a_sentence),
 ]

@@ -67,8 +67,9 @@ class Drill:
 
     `outage_s` lies between fault and heal. The recovery is counted from the fault, or from the heal if nothing can work
     before it (`returns`), and may take `limit_s`; no client may wait longer than `longest_s` for a job. `failed`:
-    how many requests clients may see fail; those were retried or never promised. `check`: what else must hold; a
-    complaint, or nothing. `prepare` and `clean` are done without load, before and after.
+    how many requests clients may see fail; those were retried or never promised. `kills`: it ends what runs jobs, or
+    cuts it off for longer than a lease; after any other fault no job may have run again. `check`: what else must hold;
+    a complaint, or nothing. `prepare` and `clean` are done without load, before and after.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Drill:
     longest_s: float = 60.0
     failed: int = 0
     attempts: int = ATTEMPTS
+    kills: bool = False
     check: Check = content
     prepare: Act = nothing
     clean: Act = nothing
@@ -260,6 +262,8 @@ def judge(row: Row, drill: Drill, load: Load, counted_from: float) -> None:
         row.complaints.append(
             f"{row.failed} requests failed; the limit is {drill.failed}: {list(audit['refused'])[:2]}"
         )
+    if row.again and not drill.kills:
+        row.complaints.append(f"{row.again} jobs ran again, and nothing that ran them died")
     if row.attempts > drill.attempts:
         row.complaints.append(f"a job took {row.attempts} attempts; the limit is {drill.attempts}")
 

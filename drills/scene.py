@@ -87,10 +87,10 @@ class Scene:
         script = f"export REDISCLI_AUTH='{self.broker_password}'\nredis-cli --no-auth-warning --user admin {command}"
         return self.of("broker")[0].sh(script)
 
-    def django(self, code: str) -> str:
-        """What a line of Python says on a web host, with the application loaded."""
+    def django(self, code: str, seconds: float = 60) -> str:
+        """What lines of Python say last on a web host, with the application loaded."""
         script = f"headrace-run python - <<'END'\nimport django; django.setup()\n{code}\nEND"
-        return self.of("web")[0].sh(script).splitlines()[-1]
+        return self.of("web")[0].sh(script, seconds).splitlines()[-1]
 
     def _workers(self) -> dict[str, set[str]]:
         return {lane["name"]: {worker["name"] for worker in lane["workers"]} for lane in self.lanes()}

@@ -72,6 +72,7 @@ def test_recovery_is_when_the_last_client_that_waited_for_the_fault_had_its_job(
     [
         ([job(0, 40)], {}, "full flow after 40.0 s; the limit is 30 s"),
         ([job(0, 1, attempt=3)], {}, "a job took 3 attempts; the limit is 2"),
+        ([job(0, 1, attempt=2)], {}, "1 jobs ran again, and nothing that ran them died"),
         ([job(0, 1)], {"refused": {"away": 1}, "failed": 2}, "3 requests failed; the limit is 0"),
         ([job(0, 1)], {"submitted": 3}, "only 3 jobs were submitted"),
         ([job(0, 1)], {"lost": 1, "exceptions": [{"verdict": "lost", "id": "x", "why": "gone"}]}, "lost x: gone"),
@@ -79,7 +80,8 @@ def test_recovery_is_when_the_last_client_that_waited_for_the_fault_had_its_job(
 )
 def test_what_is_not_as_promised_is_a_complaint(jobs: list[Any], audit: dict[str, Any], complaint: str) -> None:
     row = Row("some", "worker")
-    judge(row, Drill("some", "worker", "", drills.nothing), Findings(jobs, **audit), NOW)
+    drill = Drill("some", "worker", "", drills.nothing, kills="again" not in complaint)
+    judge(row, drill, Findings(jobs, **audit), NOW)
     assert [complaint in said for said in row.complaints] == [True], row
     assert not row.passed
 
@@ -90,5 +92,5 @@ def test_a_row_has_a_cell_for_each_column() -> None:
 
 def test_what_is_as_promised_passes() -> None:
     row = Row("some", "worker")
-    judge(row, Drill("some", "worker", "", drills.nothing), Findings([job(0, 5, attempt=2)]), NOW)
+    judge(row, Drill("some", "worker", "", drills.nothing, kills=True), Findings([job(0, 5, attempt=2)]), NOW)
     assert row.passed, row
