@@ -47,27 +47,19 @@ def bound_to(table: LaneTable, routing_key: str) -> list[tuple[str, str]]:
     ]
 
 
-def transport_options(lane_name: str | None, lane: Lane | None) -> dict[str, Any]:
-    """Redis transport options. Each lane has its own keys, so its visibility timeout holds for its messages only."""
+def transport_options(in_worker: bool) -> dict[str, Any]:
+    """Redis transport options."""
     options: dict[str, Any] = {
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
-        "unacked_mutex_expire": 30,
+        "ack_emulation": False,  # worker/transport.py says why
         "socket_connect_timeout": 1,
         "socket_timeout": 1,
         "socket_keepalive": True,
         "health_check_interval": 5,
         "max_retries": 0,
     }
-    if lane is not None:
-        options |= {
-            "visibility_timeout": lane.visibility_timeout,
-            "unacked_key": f"unacked.{lane_name}",
-            "unacked_index_key": f"unacked_index.{lane_name}",
-            "unacked_mutex_key": f"unacked_mutex.{lane_name}",
-            "socket_timeout": 5,  # not for BRPOP, where a worker waits: that takes a second, then comes a health check
-            "socket_connect_timeout": 5,
-        }
+    if in_worker:
+        # Not for BRPOP, where it waits: that takes a second, then comes a health check.
+        options |= {"socket_timeout": 5, "socket_connect_timeout": 5}
         options.pop("max_retries")
     return options
 
@@ -88,7 +80,7 @@ ALIASES["threads"] = "worker.threads:TaskPool"
 app = Celery("headrace", amqp="worker.transport:AMQP")
 app.conf.update(
     broker_url=settings.ENV.broker_url,
-    broker_transport_options=transport_options(settings.ENV.lane, LANE),
+    broker_transport_options=transport_options(in_worker=LANE is not None),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # without end: after Celery's 100 tries every worker would exit
     result_backend=settings.ENV.result_url or settings.ENV.broker_url,

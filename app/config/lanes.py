@@ -48,11 +48,6 @@ class Lane(Strict):
             raise ValueError("a solo pool runs one job at a time, so max_slots must be 1")
         return self
 
-    @property
-    def visibility_timeout(self) -> int:
-        """Seconds before Redis may hand an unacknowledged message to another worker: over twice the hard limit."""
-        return 2 * self.time_limit + 120
-
 
 class LaneTable(Strict):
     exchange: Exchange
