@@ -206,7 +206,7 @@ def split(claim: Claim, parts: Sequence[Part]) -> bool:
         waits = rows.update(lease_until=None, parts_total=len(parts), open_parts=len(parts), version=F("version") + 1)
         if not waits:
             return False
-        Job.objects.bulk_create(children)
+        Job.objects.bulk_create(children, 1000)  # a statement may have 65,535 values
         _hint_after_commit(claim.id)
         transaction.on_commit(partial(publish, children))
     return True
