@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 ENV = settings.ENV
 ANY = Q()
 MOST_SHARED_DEATHS = 10
+FILE_DROPPED = "its file was dropped when it had gone into the whole"  # the note of a part
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
 def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, state: State, **values: Any) -> bool:
     """Move the row to a terminal state if it is still in `rows`, and tell its parent. Locks parents before parts."""
     artifact: Artifact | None = values.pop("artifact", None)
-    alone = parent_id is None and artifact is None  # one statement needs no BEGIN and COMMIT around it
+    joins: bool = values.pop("joins", False)
+    alone = parent_id is None and artifact is None and not joins  # one statement needs no BEGIN and COMMIT around it
     with nullcontext() if alone else transaction.atomic():
         parent = Job.objects.select_for_update().filter(pk=parent_id).first() if parent_id else None
         ended = rows.filter(pk=job_id).update(
@@ -150,10 +152,20 @@ def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, st
         if artifact is not None:
             content = {"media_type": artifact.media_type, "filename": artifact.filename, "content": artifact.content}
             JobArtifact.objects.create(job_id=job_id, **content)
+        if joins:
+            _drop_files_of_parts(job_id)
         if parent is not None:
             _part_ended(parent)
         _hint_after_commit(job_id)
     return True
+
+
+def _drop_files_of_parts(parent_id: uuid.UUID) -> None:
+    """The whole has what they hold; the tiles of a poster would take as much again. Their results stay."""
+    parts = Job.objects.filter(parent_id=parent_id)
+    parts.filter(artifact__isnull=False).update(note=FILE_DROPPED, version=F("version") + 1)
+    files = JobArtifact.objects.filter(job_id__in=parts.values("pk"))
+    files._raw_delete(files.db)
 
 
 def _part_ended(parent: Job) -> None:
@@ -181,7 +193,7 @@ def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
 def succeed(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> bool:
     """End with a result, or as cancelled if that was asked for. False: this attempt no longer owns the job."""
     rows = _held(claim).filter(cancel_requested=False)
-    done = {"result": result, "artifact": artifact, "progress": 1.0, "note": "", "error": ""}
+    done = {"result": result, "artifact": artifact, "joins": claim.joining, "progress": 1.0, "note": "", "error": ""}
     return _end(rows, claim.id, claim.parent_id, State.SUCCEEDED, **done) or stopped(claim)
 
 
