@@ -6,6 +6,7 @@ running --split--> running, no lease    (its parts run as jobs of their own)
 running, no lease --the last part ends--> queued, joining
 """
 
+import json
 import random
 import uuid
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from typing import Any, cast
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, DateTimeField, F, Q, QuerySet, When
-from django.db.models.functions import Now
+from django.db.models import Case, DateTimeField, F, OuterRef, Q, QuerySet, Subquery, When
+from django.db.models.functions import Length, Now
 from django.db.models.lookups import LessThan
 from django.db.models.sql import UpdateQuery
 
@@ -28,7 +29,7 @@ import kinds
 from config.celery import app
 from fleet.records import held, tally, writable
 from jobs import hints
-from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, runnable, unlocked
+from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, counted, runnable, unlocked
 from jobs.publish import publish
 from jobs.statements import Statement, write
 from kinds.base import Artifact, Part
@@ -163,7 +164,10 @@ def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, st
 def _drop_files_of_parts(parent_id: uuid.UUID) -> None:
     """The whole has what they hold; the tiles of a poster would take as much again. Their results stay."""
     parts = Job.objects.filter(parent_id=parent_id)
-    parts.filter(artifact__isnull=False).update(note=FILE_DROPPED, version=F("version") + 1)
+    size = JobArtifact.objects.filter(job=OuterRef("pk")).values(size=Length("content"))
+    parts.filter(artifact__isnull=False).update(
+        note=FILE_DROPPED, stored_bytes=F("stored_bytes") - Subquery(size), version=F("version") + 1
+    )
     files = JobArtifact.objects.filter(job_id__in=parts.values("pk"))
     files._raw_delete(files.db)
 
@@ -193,7 +197,10 @@ def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
 def succeed(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> bool:
     """End with a result, or as cancelled if that was asked for. False: this attempt no longer owns the job."""
     rows = _held(claim).filter(cancel_requested=False)
-    done = {"result": result, "artifact": artifact, "joins": claim.joining, "progress": 1.0, "note": "", "error": ""}
+    done: dict[str, Any] = {"result": result, "artifact": artifact, "joins": claim.joining}
+    done |= {"progress": 1.0, "note": "", "error": ""}
+    if stored := counted(len(json.dumps(result))) + (len(artifact.content) if artifact else 0):
+        done["stored_bytes"] = F("stored_bytes") + stored
     return _end(rows, claim.id, claim.parent_id, State.SUCCEEDED, **done) or stopped(claim)
 
 

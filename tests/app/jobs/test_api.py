@@ -252,6 +252,7 @@ def test_a_part_loses_its_file_and_says_so_once_the_whole_is_stored(api: Api, pa
     assert [file.job_id for file in JobArtifact.objects.all()] == [claim.id]
     part = api.get(f"/jobs/{tile}").json()
     assert (part["artifact_url"], part["result"]) == (None, {"points": 1})
+    assert set(Job.objects.values_list("kind", "stored_bytes")) == {("tile", 0), ("poster", len(PNG.content))}
     why = problem(api.get(f"/jobs/{tile}/artifact"), 404)["detail"]
     assert why.endswith(f"it had gone into the whole, /api/jobs/{claim.id}.")
     assert "Its file was dropped" in text_of(page.get(f"/jobs/{tile}/"))
