@@ -21,6 +21,7 @@ import kinds
 from jobs.ids import is_repeated, new_id
 from jobs.models import OPEN, Job, State, counted, runnable
 from jobs.publish import publish
+from jobs.room import room
 from jobs.statements import Statement, write
 from kinds.base import Kind, Params
 
@@ -78,6 +79,12 @@ class TooMuchStored(Refused):
 
 class LaneFull(Refused):
     """The lane's backlog is over its limit; it may be accepted after settings.RETRY_AFTER_S seconds."""
+
+    http_status = 503
+
+
+class DatabaseFull(Refused):
+    """The database has no room for more jobs."""
 
     http_status = 503
 
@@ -143,7 +150,7 @@ def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, 
     """Accept all submissions or none; for each its job, and whether it is new (False: its key was known).
 
     Raises:
-        InvalidSubmission, KeyConflict, TooManyOpenJobs, TooMuchStored, LaneFull: nothing was stored.
+        InvalidSubmission, KeyConflict, TooManyOpenJobs, TooMuchStored, LaneFull, DatabaseFull: nothing was stored.
     """
     checked = _check_all(submissions)
     for tries_left in (2, 1, 0):
@@ -216,6 +223,8 @@ _stored_seen: dict[int, tuple[float, int, datetime | None]] = {}
 
 
 def _refuse_floods(owner_id: int, new: Sequence[Job]) -> None:
+    if room().full:
+        raise DatabaseFull("The database has no room for more jobs; try again later, when some have been deleted.")
     limit = settings.ENV.max_open_jobs
     open_jobs = _open_jobs(owner_id, limit + 1)
     if open_jobs + len(new) > limit:
