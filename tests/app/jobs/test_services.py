@@ -1,5 +1,6 @@
 """What the ledger does while others hold its rows, and whom it takes jobs from."""
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,11 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.db.models.functions import Now
 
 from fleet.models import Worker
 from fleet.records import heartbeat
+from harness import ROOT
+from harness.servers import PostgreSQL
 from harness.waiting import wait_until
 from jobs import services
 from jobs.leader import lead
@@ -21,7 +24,7 @@ from jobs.management.commands.sweep import Sweeper
 from jobs.models import Job, JobArtifact, State
 from jobs.outages import do_not_wait_for_locks
 from jobs.sweeper import PATIENCE, sweep
-from kinds.base import Part
+from kinds.base import Artifact, Part
 from tests.app.ledger import PNG, job_of, running, succeeded
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -238,3 +241,26 @@ def test_what_has_expired_goes_by_id_and_in_steps(
     assert [services.expire(LONG_AGO / 2, limit=3) for _ in range(2)] == [3, 0]
     assert list(Job.objects.values_list("pk", flat=True)) == [kept]
     assert JobArtifact.objects.count() == 1
+
+
+# ---- what the database's log says -----------------------------------------------------------------------------------
+
+
+def test_a_slow_statement_is_logged_without_the_file_that_it_stores(user: Any, database: PostgreSQL) -> None:
+    conf = (ROOT / "playbooks/roles/postgresql/templates/etc/postgresql/conf.d/headrace.conf.j2").read_text()
+    claim, file = running(user), Artifact(b"x" * 1_000_000, "image/png", "a picture.png")
+    with connection.cursor() as cursor:
+        for name in ("log_parameter_max_length", "log_parameter_max_length_on_error"):
+            [value] = re.findall(rf"^{name} = (\S+)$", conf, re.MULTILINE)
+            cursor.execute("SELECT set_config(%s, %s, false)", [name, value])
+        cursor.execute("SET log_min_duration_statement = 0")
+    at = database.log.stat().st_size
+    try:
+        assert services.succeed(claim, {"words": "y" * 100_000}, file)
+        with pytest.raises(IntegrityError):
+            JobArtifact.objects.create(job_id=claim.id, content=file.content)
+    finally:
+        connection.close()
+    lines = database.log.read_bytes()[at:].splitlines()
+    assert any(b'INSERT INTO "jobs_jobartifact"' in line for line in lines)
+    assert max(map(len, lines)) < 2000
