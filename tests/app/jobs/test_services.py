@@ -134,15 +134,22 @@ def test_a_sweeper_goes_round_what_is_locked(user: Any, empty_broker: Any, datab
 def test_a_sweeper_takes_nothing_for_a_lease_after_a_statement_of_its_own_was_held_up(
     user: Any, empty_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, one, claim = 1000.0, Sweeper("one"), running(user)
+    now = 1000.0
     monkeypatch.setattr("jobs.management.commands.sweep.time.monotonic", lambda: now)
-    one.round()
+    one, claim = Sweeper("one"), running(user)
+
+    def a_lease_passes() -> None:
+        nonlocal now
+        for _ in range(int(settings.ENV.lease_s / settings.ENV.renew_s)):
+            one.round()
+            now += settings.ENV.renew_s
+
+    a_lease_passes()
     silent(claim)
-    now += settings.ENV.lease_s
 
     def slow(execute: Any, *statement: Any) -> Any:
         nonlocal now
-        now += settings.ENV.renew_s + 0.1
+        now += settings.ENV.renew_s + settings.ENV.sweep_s + 0.1
         return execute(*statement)
 
     def held_up(*who: Any) -> bool:
@@ -156,9 +163,22 @@ def test_a_sweeper_takes_nothing_for_a_lease_after_a_statement_of_its_own_was_he
     one.round()
     assert row(claim).state == State.RUNNING
     Job.objects.update(lease_until=Now() - LONG_AGO)  # since before the outage
-    now += settings.ENV.lease_s + 0.1
+    a_lease_passes()
     one.round()
     assert (row(claim).state, row(claim).max_attempts) == (State.QUEUED, 4), "an outage uses up no attempt"
+
+
+def test_a_sweeper_that_stood_still_takes_nothing_for_a_lease(
+    user: Any, empty_broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("jobs.management.commands.sweep.time.monotonic", lambda: now)
+    one, claim = Sweeper("one"), running(user)
+    one.round()
+    silent(claim)
+    now += 2 * settings.ENV.lease_s
+    one.round()
+    assert row(claim).state == State.RUNNING, "while it stood still workers may have found all tables locked"
 
 
 # ---- who is to blame ------------------------------------------------------------------------------------------------
