@@ -85,10 +85,11 @@ class Host:
     def undo_later(self, seconds: float, script: str) -> None:
         """Should we die in the middle, the host mends itself."""
         self.forget_undo()
-        self.sh(f"systemd-run --quiet --unit=headrace-drill-undo --on-active={seconds:.0f} sh -c '{script}'")
+        timer = f"systemd-run --quiet --collect --unit=headrace-drill-undo --on-active={seconds:.0f}"
+        self.sh(f"{timer} sh -c '{script}'")
 
     def forget_undo(self) -> None:
-        self.attempt("systemctl stop headrace-drill-undo.timer")
+        self.attempt("systemctl stop headrace-drill-undo.timer; systemctl reset-failed headrace-drill-undo.service")
 
     # power
 

@@ -42,13 +42,14 @@ ONE_BY_ONE = {"hosts": "containers", "ran": "containers", "demo": "demo"}  # wha
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Which cluster the host tests use."""
+    """Which cluster the host tests use, and how long the search for a bad order of statements is."""
     parser.addoption(
         "--cluster",
         choices=["fresh", "running"],
         default="fresh",
         help="host tests: bring clusters up and take them down (fresh), or use the one that runs (running)",
     )
+    parser.addoption("--examples", type=int, default=15, help="how many runs test_interleavings.py makes")
 
 
 # ---- tiers ----------------------------------------------------------------------------------------------------------

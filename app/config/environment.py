@@ -80,6 +80,7 @@ class Environment(BaseModel):
     max_artifact_bytes: int = Field(64_000_000, gt=0)
     max_open_jobs: int = Field(5000, gt=0)  # of one user; jobs of batches count, parts of a job do not
     max_scheduled_jobs: int = Field(1000, gt=0)  # of one user, of those: jobs whose run_after has not come
+    max_stored_bytes: int = Field(10_000_000_000, gt=0)  # of one user: params, results and files of kept jobs
     max_followed: int = Field(1000, gt=0)  # WebSockets and event streams of one user, in each push process
     retention_days: float = Field(30, gt=0)  # finished jobs are deleted after this
     synthetic_kinds: bool = False  # offer the kinds burn and wait, for load tests and sizing

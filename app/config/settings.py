@@ -94,6 +94,7 @@ def _postgresql(url: str, pool: int) -> dict[str, Any]:
     parts = conninfo_to_dict(url)
     names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
     options: dict[str, Any] = {"connect_timeout": 5, "application_name": "headrace", **NOTICE_A_CUT}
+    options["server_side_binding"] = True  # else values are part of the SQL: PostgreSQL's log would have whole files
     options |= {key: value for key, value in parts.items() if key not in names.values()}
     options["options"] = f"-c lock_timeout={LOCK_TIMEOUT_S}s {options.get('options', '')}".strip()
     if pool:

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from fleet.status import LaneStatus, Sweeping, lanes, sweeping
 from jobs import backpressure
 from jobs.models import Leader
+from jobs.room import room
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -27,10 +28,12 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 
 def readyz(request: HttpRequest) -> HttpResponse:
-    """200 while the database answers: submits are accepted without a broker, so a dead one is only reported."""
+    """200 while the database answers: submits are accepted without a broker, so a dead one is only reported; and in a
+    full database jobs can still be looked at.
+    """
     database = _database()
-    answer = {"database": "ok" if database else "down", "broker": backpressure.state()[0]}
-    return JsonResponse(answer, status=200 if database else 503)
+    answer = {"database": database, "broker": backpressure.state()[0]}
+    return JsonResponse(answer, status=503 if database == "down" else 200)
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
@@ -41,13 +44,13 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return HttpResponse("The database is out of reach.", status=503, content_type="text/plain")
 
 
-def _database() -> bool:
+def _database() -> str:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
+        return "full" if room().full else "ok"
     except DatabaseError:
-        return False
-    return True
+        return "down"
 
 
 GAUGES: dict[str, tuple[str, Callable[[LaneStatus], float]]] = {
@@ -70,6 +73,7 @@ class FleetCollector(Collector):
         """A gauge for each fact about a lane, labelled by lane; and the metrics of the whole fleet."""
         yield from _lane_gauges(lanes())
         yield from _broker_gauges()
+        yield from _database_gauges()
         leader = GaugeMetricFamily("headrace_leader", "1 for who leads a role now.", labels=["role", "holder"])
         for one in Leader.objects.filter(until__gte=Now()):
             leader.add_metric([one.role, one.holder], 1)
@@ -93,6 +97,13 @@ def _broker_gauges() -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "headrace_broker_full", "1 when it has so little room left that publishing stops.", word == "full"
     )
+
+
+def _database_gauges() -> Iterator[Metric]:
+    now = room()
+    yield GaugeMetricFamily("headrace_database_bytes", "What it takes of its disk and cannot use again.", now.used)
+    yield GaugeMetricFamily("headrace_database_max_bytes", "What it may take; 0: it has no limit.", now.most)
+    yield GaugeMetricFamily("headrace_database_full", "1 when it takes more, so that no job is accepted.", now.full)
 
 
 def _sweeper_metrics(now: Sweeping) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from fleet import history, status
 from fleet.history import Minute
 from fleet.status import LaneStatus
 from jobs import backpressure
+from jobs.room import room
 
 CHART_HEIGHT = 28
 COLUMN = 8
@@ -104,6 +105,7 @@ def _drawn() -> dict[str, Any]:
         "totals": totals,
         "sweeping": status.sweeping(),
         "broker": backpressure.state()[0],
+        "database_full": room().full,
         "minutes": status.THROUGHPUT_MINUTES,
         "chart": {"width": history.MINUTES * (COLUMN + GAP) - GAP, "height": CHART_HEIGHT, "column": COLUMN},
         "lanes": [

@@ -276,6 +276,8 @@ def get_artifact(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse | Stre
 
 
 def _state_in_words(job: Job) -> str:
+    if job.note == services.FILE_DROPPED:
+        return f"succeeded, and {job.note}, /api/jobs/{job.parent_id}"
     return f"is {job.state}" if job.state != State.SUCCEEDED else "succeeded with a result only"
 
 

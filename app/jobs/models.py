@@ -48,6 +48,13 @@ def seconds_between(start: datetime | None, end: datetime | None) -> float | Non
     return max(0.0, (end - start).total_seconds()) if start and end else None
 
 
+def counted(size: int) -> int:
+    """The bytes of params or of a result that count towards what a user stores. Few are no more than a job's row, and
+    an index of all that is counted stays small without them.
+    """
+    return size if size >= 2000 else 0
+
+
 class Job(models.Model):
     """One job. All times are the database's clock, so that hosts need not agree on theirs.
 
@@ -76,6 +83,7 @@ class Job(models.Model):
     note = models.CharField(max_length=200, blank=True)
     error = models.TextField(blank=True)
     result = models.JSONField(null=True)
+    stored_bytes = models.IntegerField(default=0, db_default=0)  # params, result and file, as far as they are counted
 
     parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="parts", db_index=False)
     part = models.PositiveIntegerField(null=True)
@@ -103,6 +111,9 @@ class Job(models.Model):
             models.Index(fields=["run_after"], condition=Q(state=State.QUEUED, published_at=None), name="job_due"),
             models.Index(fields=["lease_until"], condition=Q(state=State.RUNNING), name="job_leased"),
             models.Index(fields=["finished_at"], condition=Q(state__in=FINISHED), name="job_finished"),
+            models.Index(
+                fields=["owner", "finished_at", "stored_bytes"], condition=Q(stored_bytes__gt=0), name="job_stored"
+            ),
         ]
 
     def __str__(self) -> str:

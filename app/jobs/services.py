@@ -6,6 +6,7 @@ running --split--> running, no lease    (its parts run as jobs of their own)
 running, no lease --the last part ends--> queued, joining
 """
 
+import json
 import random
 import uuid
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from typing import Any, cast
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, DateTimeField, F, Q, QuerySet, When
-from django.db.models.functions import Now
+from django.db.models import Case, DateTimeField, F, OuterRef, Q, QuerySet, Subquery, When
+from django.db.models.functions import Length, Now
 from django.db.models.lookups import LessThan
 from django.db.models.sql import UpdateQuery
 
@@ -28,7 +29,7 @@ import kinds
 from config.celery import app
 from fleet.records import held, tally, writable
 from jobs import hints
-from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, runnable, unlocked
+from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, counted, runnable, unlocked
 from jobs.publish import publish
 from jobs.statements import Statement, write
 from kinds.base import Artifact, Part
@@ -37,6 +38,7 @@ log = structlog.get_logger(__name__)
 ENV = settings.ENV
 ANY = Q()
 MOST_SHARED_DEATHS = 10
+FILE_DROPPED = "its file was dropped when it had gone into the whole"  # the note of a part
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
 def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, state: State, **values: Any) -> bool:
     """Move the row to a terminal state if it is still in `rows`, and tell its parent. Locks parents before parts."""
     artifact: Artifact | None = values.pop("artifact", None)
-    alone = parent_id is None and artifact is None  # one statement needs no BEGIN and COMMIT around it
+    joins: bool = values.pop("joins", False)
+    alone = parent_id is None and artifact is None and not joins  # one statement needs no BEGIN and COMMIT around it
     with nullcontext() if alone else transaction.atomic():
         parent = Job.objects.select_for_update().filter(pk=parent_id).first() if parent_id else None
         ended = rows.filter(pk=job_id).update(
@@ -150,10 +153,23 @@ def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, st
         if artifact is not None:
             content = {"media_type": artifact.media_type, "filename": artifact.filename, "content": artifact.content}
             JobArtifact.objects.create(job_id=job_id, **content)
+        if joins:
+            _drop_files_of_parts(job_id)
         if parent is not None:
             _part_ended(parent)
         _hint_after_commit(job_id)
     return True
+
+
+def _drop_files_of_parts(parent_id: uuid.UUID) -> None:
+    """The whole has what they hold; the tiles of a poster would take as much again. Their results stay."""
+    parts = Job.objects.filter(parent_id=parent_id)
+    size = JobArtifact.objects.filter(job=OuterRef("pk")).values(size=Length("content"))
+    parts.filter(artifact__isnull=False).update(
+        note=FILE_DROPPED, stored_bytes=F("stored_bytes") - Subquery(size), version=F("version") + 1
+    )
+    files = JobArtifact.objects.filter(job_id__in=parts.values("pk"))
+    files._raw_delete(files.db)
 
 
 def _part_ended(parent: Job) -> None:
@@ -181,7 +197,10 @@ def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
 def succeed(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> bool:
     """End with a result, or as cancelled if that was asked for. False: this attempt no longer owns the job."""
     rows = _held(claim).filter(cancel_requested=False)
-    done = {"result": result, "artifact": artifact, "progress": 1.0, "note": "", "error": ""}
+    done: dict[str, Any] = {"result": result, "artifact": artifact, "joins": claim.joining}
+    done |= {"progress": 1.0, "note": "", "error": ""}
+    if stored := counted(len(json.dumps(result))) + (len(artifact.content) if artifact else 0):
+        done["stored_bytes"] = F("stored_bytes") + stored
     return _end(rows, claim.id, claim.parent_id, State.SUCCEEDED, **done) or stopped(claim)
 
 
@@ -206,7 +225,7 @@ def split(claim: Claim, parts: Sequence[Part]) -> bool:
         waits = rows.update(lease_until=None, parts_total=len(parts), open_parts=len(parts), version=F("version") + 1)
         if not waits:
             return False
-        Job.objects.bulk_create(children)
+        Job.objects.bulk_create(children, 1000)  # a statement may have 65,535 values
         _hint_after_commit(claim.id)
         transaction.on_commit(partial(publish, children))
     return True

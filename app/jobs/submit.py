@@ -7,24 +7,26 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Q
+from django.db.models import Min, Q, Sum
 from django.db.models.functions import Now
 from pydantic import ValidationError
 
 import kinds
 from jobs.ids import is_repeated, new_id
-from jobs.models import OPEN, Job, State, runnable
+from jobs.models import OPEN, Job, State, counted, runnable
 from jobs.publish import publish
+from jobs.room import room
 from jobs.statements import Statement, write
 from kinds.base import Kind, Params
 
 BACKLOG_SEEN_FOR_S = 1.0
+STORED_SEEN_FOR_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,20 @@ class TooManyOpenJobs(Refused):
     http_status = 429
 
 
+class TooMuchStored(Refused):
+    """What the user's jobs keep is over the limit."""
+
+    http_status = 429
+
+
 class LaneFull(Refused):
     """The lane's backlog is over its limit; it may be accepted after settings.RETRY_AFTER_S seconds."""
+
+    http_status = 503
+
+
+class DatabaseFull(Refused):
+    """The database has no room for more jobs."""
 
     http_status = 503
 
@@ -83,6 +97,7 @@ class _Checked:
     lane: str
     params: dict[str, Any]
     fingerprint: str
+    size: int
 
 
 def available_kinds() -> dict[str, Kind]:
@@ -116,7 +131,8 @@ def _check(one: Submission) -> _Checked:
     params = _params(kind, one.params)
     stored = params.model_dump(mode="json")
     body = json.dumps([one.kind, stored, one.run_after.isoformat() if one.run_after else None], sort_keys=True)
-    return _Checked(new_id(), one, kind, kind.lane_for(params), stored, hashlib.sha256(body.encode()).hexdigest())
+    fingerprint = hashlib.sha256(body.encode()).hexdigest()
+    return _Checked(new_id(), one, kind, kind.lane_for(params), stored, fingerprint, len(body))
 
 
 def _check_all(submissions: Sequence[Submission]) -> list[_Checked]:
@@ -134,7 +150,7 @@ def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, 
     """Accept all submissions or none; for each its job, and whether it is new (False: its key was known).
 
     Raises:
-        InvalidSubmission, KeyConflict, TooManyOpenJobs, LaneFull: nothing was stored.
+        InvalidSubmission, KeyConflict, TooManyOpenJobs, TooMuchStored, LaneFull, DatabaseFull: nothing was stored.
     """
     checked = _check_all(submissions)
     for tries_left in (2, 1, 0):
@@ -195,6 +211,7 @@ def _job(owner_id: int, one: _Checked) -> Job:
         max_attempts=settings.LANES[one.lane].max_attempts,
         idempotency_key=one.submission.idempotency_key,
         fingerprint=one.fingerprint,
+        stored_bytes=counted(one.size),
         **later,
     )
 
@@ -202,15 +219,19 @@ def _job(owner_id: int, one: _Checked) -> Job:
 # ---- back-pressure --------------------------------------------------------------------------------------------------
 
 _backlog_seen: dict[str, tuple[float, int]] = {}
+_stored_seen: dict[int, tuple[float, int, datetime | None]] = {}
 
 
 def _refuse_floods(owner_id: int, new: Sequence[Job]) -> None:
+    if room().full:
+        raise DatabaseFull("The database has no room for more jobs; try again later, when some have been deleted.")
     limit = settings.ENV.max_open_jobs
     open_jobs = _open_jobs(owner_id, limit + 1)
     if open_jobs + len(new) > limit:
         raise TooManyOpenJobs(f"You have {open_jobs} open jobs of at most {limit}; wait for some to end.")
     if later := sum(job.run_after is not None for job in new):
         _refuse_hoards(owner_id, later)
+    _refuse_collectors(owner_id)
     for lane in {job.lane for job in new if job.run_after is None}:
         most, wait_s = settings.LANES[lane].max_backlog, settings.RETRY_AFTER_S
         if backlog(lane, most) >= most:
@@ -224,6 +245,31 @@ def _refuse_hoards(owner_id: int, later: int) -> None:
         raise TooManyOpenJobs(
             f"You have {there} jobs that are to run later, of at most {most}; wait for some to start, or cancel some."
         )
+
+
+def _refuse_collectors(owner_id: int) -> None:
+    """Jobs that are open already may still store something, so a user may get past the limit by what they make."""
+    most, days = settings.ENV.max_stored_bytes, settings.ENV.retention_days
+    used, oldest = _stored(owner_id)
+    if used > most:
+        first = f", the first of them at {oldest + timedelta(days=days):%Y-%m-%d %H:%M} UTC" if oldest else ""
+        raise TooMuchStored(
+            f"Your jobs keep {used / 1e6:,.1f} MB, over the limit of {most / 1e6:,.1f}; they are deleted {days:g} days "
+            f"after their end{first}: submit again when enough of them are."
+        )
+
+
+def _stored(owner_id: int) -> tuple[int, datetime | None]:
+    """Bytes that a user's jobs keep, and when the oldest of these ended; added up anew after STORED_SEEN_FOR_S seconds,
+    or a hundred times as long as that takes.
+    """
+    until, used, oldest = _stored_seen.get(owner_id, (float("-inf"), 0, None))
+    if (now := time.monotonic()) > until:
+        rows = Job.objects.filter(owner_id=owner_id, stored_bytes__gt=0)
+        used, oldest = rows.aggregate(Sum("stored_bytes", default=0), Min("finished_at")).values()
+        until = time.monotonic() + max(STORED_SEEN_FOR_S, 100 * (time.monotonic() - now))
+        _stored_seen[owner_id] = (until, used, oldest)
+    return used, oldest
 
 
 def _open_jobs(owner_id: int, most: int) -> int:

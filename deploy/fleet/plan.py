@@ -6,6 +6,7 @@ is in other groups as well.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from deploy.sizing import LanePlan, SizingError, TooSmallError, least_memory_mb, size_lanes, system_mb
@@ -16,6 +17,9 @@ LIGHT_MB = {"edge": 128, "beat": 192}
 """MiB of the groups that get the same on every host."""
 OURS = (*HEAVY, *LIGHT_MB, "loadgen")
 """The groups that the playbooks know. Hosts of an inventory that are in none of them are left alone."""
+
+DATABASE = "/var/lib/postgresql"
+"""Where the database is on its host."""
 
 Hostvars = Mapping[str, Mapping[str, Any]]
 Groups = Mapping[str, list[str]]
@@ -86,6 +90,23 @@ def capacity_of(host: str, hostvars: Hostvars) -> tuple[int, int]:
     found = facts["ansible_facts"]["capacity"]
     cores = min(int(found["cores"]), int(facts.get("headrace_cores", found["cores"])))
     return cores, min(int(found["memory_mb"]), int(facts.get("headrace_memory_mb", found["memory_mb"])))
+
+
+def mount_of(path: str, mounts: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of Ansible's mounts, the file system that a path is on; None: it is not known, as in a container."""
+    holding = [one for one in mounts if Path(path).is_relative_to(one.get("mount", "?"))]
+    return max(holding, key=lambda one: len(one["mount"]), default=None)
+
+
+def database_limit_mb(mounts: Iterable[Mapping[str, Any]]) -> int:
+    """MiB that the database may take of its file system, whatever is there now; 0: that is not known.
+
+    The rest is for the write-ahead log, the system, logs, and what open jobs still store: a quarter, and at least
+    6 GiB, or three quarters of a small one.
+    """
+    mount = mount_of(DATABASE, mounts) or {}
+    total = int(mount.get("size_total", 0)) // 2**20
+    return total - min(total * 3 // 4, max(total // 4, 6144))
 
 
 def _web(cores: int, memory_mb: int, web: Mapping[str, Any], overrides: Mapping[str, Any]) -> Json:

@@ -6,7 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deploy.fleet.plan import Groups, Hostvars, Json, address_of, fleet_hosts, given_mb, groups_of, host_plan
+from deploy.fleet.plan import (
+    DATABASE,
+    Groups,
+    Hostvars,
+    Json,
+    address_of,
+    fleet_hosts,
+    given_mb,
+    groups_of,
+    host_plan,
+    mount_of,
+)
 from deploy.fleet.schema import Known, Wrong, wrong_profile, wrong_variables
 from deploy.sizing import SizingError
 
@@ -170,13 +181,12 @@ def _full(host: str, facts: Mapping[str, Any], mine: list[str], profile: Mapping
     if {"edge", "web", "workers", "beat"} & set(mine):
         needs[profile["root"]] = LEAST_DISK_MB, "a release with its packages needs"
     if "db" in mine:
-        needs["/var/lib/postgresql"] = 1024, "a database needs"
+        needs[DATABASE] = 1024, "a database needs"
     if "broker" in mine:
         needs["/var/lib/redis"] = 512, "the broker's file needs"
     lacking: dict[str, str] = {}
     for path, (need, what) in sorted(needs.items(), key=lambda entry: entry[1]):
-        holding = [one for one in facts.get("mounts", []) if Path(path).is_relative_to(one.get("mount", "?"))]
-        for mount in sorted(holding, key=lambda one: len(one["mount"]))[-1:]:
+        if mount := mount_of(path, facts.get("mounts", [])):
             free = int(mount.get("size_available", need * 2**20)) // 2**20
             if free < need:
                 lacking[mount["mount"]] = f"{free} MB free on {mount['mount']}, and {what} {need}: free some."

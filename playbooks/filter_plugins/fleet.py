@@ -10,6 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 HOMES = {
+    "database_limit_mb": "deploy.fleet.plan",
     "draw_plan": "deploy.fleet.drawing",
     "fleet_addresses": "deploy.fleet.plan",
     "fleet_hosts": "deploy.fleet.plan",

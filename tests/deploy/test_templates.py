@@ -30,7 +30,11 @@ GIVEN = {
     "headrace_address": "2001:db8::1",
     "postgresql_settings": {"log_line_prefix": "it's 100 \\% 'mine'", "jit": False},
 }
-DEPLOYED = {"capacity": {"cores": 4, "memory_mb": 8192, "ssh_port": 2022}, "deployed": {"admins": ["ada", "bob"]}}
+DEPLOYED = {
+    "capacity": {"cores": 4, "memory_mb": 8192, "ssh_port": 2022},
+    "deployed": {"admins": ["ada", "bob"]},
+    "mounts": [{"mount": "/", "size_available": 2**35, "size_total": 2**36}],
+}
 
 
 def played(folder: Path, roles: Iterable[str], tasks: Any, *args: str, **given: Any) -> str:
@@ -100,6 +104,11 @@ def test_a_lease_of_dhcpv6_is_renewed(written: dict[str, str]) -> None:
 def test_a_setting_of_postgresql_is_quoted(written: dict[str, str]) -> None:
     assert r"log_line_prefix = 'it''s 100 \\% ''mine'''" in written["postgresql"].splitlines()
     assert "jit = 'False'" in written["postgresql"].splitlines()
+
+
+@pytest.mark.servers
+def test_the_database_is_told_what_it_may_take_of_its_disk(written: dict[str, str]) -> None:
+    assert f"headrace.database_max_mb = {48 * 1024}" in written["postgresql"].splitlines()
 
 
 @pytest.mark.servers

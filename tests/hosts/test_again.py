@@ -1,6 +1,8 @@
 """Running the playbooks again: nothing changes; what is asked changes, and only that; what cannot work is refused."""
 
+import json
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -63,25 +65,33 @@ def test_what_is_older_than_its_settings_is_restarted_by_the_next_run(local: Clu
     assert "Nothing that runs would be restarted" in again
 
 
-@pytest.mark.parametrize(
-    ("wrong", "sentence"),
-    [
-        ('{"fleet_database_connections": 30}', "raise fleet_database_connections"),
-        ('{"headrace_lanes": ["cpu", "quick"]}', "No host serves the queue io: add the lane io"),
-        ('{"headrace_secrets": {}}', "The secret database_password is missing"),
-        ('{"headrace_address": "192.0.2.77"}', "which is on none of its interfaces"),
-        ('{"headrace_hostnames": "jobs.example.com"}', "must be a list, as in [jobs.example.com]"),
-        ('{"base_ssh_networks": ["192.0.2.0/24"]}', "which base_ssh_networks does not let in"),
-        ('{"headrace_ref": "v9.9.9"}', "has no commit, tag or branch v9.9.9"),
-        ('{"headrace_overrides": {"cpu": {"stop_timeout_s": 60}}}', "overrides the lane cpu, which it does not serve"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_changes(local: Cluster, wrong: str, sentence: str) -> None:
-    command = [BIN / "ansible-playbook", "-i", local.inventory, "playbooks/site.yml", "-e", wrong]
+WRONG = {  # a variable of the command line, and what is said of it
+    "fleet_database_connections": (30, "raise fleet_database_connections"),
+    "headrace_lanes": (["cpu", "quick"], "No host serves the queue io: add the lane io"),
+    "headrace_secrets": ({}, "The secret database_password is missing"),
+    "headrace_address": ("192.0.2.77", "which is on none of its interfaces"),
+    "base_ssh_networks": (["192.0.2.0/24"], "which base_ssh_networks does not let in"),
+    "headrace_ref": ("v9.9.9", "has no commit, tag or branch v9.9.9"),
+    "headrace_overrides": ({"io": {"stop_timeout_s": 60}}, "overrides the lane io, which it does not serve"),
+}
+
+
+def refused(cluster: Cluster, variables: dict[str, Any]) -> str:
+    """What a run says that must fail without having changed anything."""
+    command = [BIN / "ansible-playbook", "-i", cluster.inventory, "playbooks/site.yml", "-e", json.dumps(variables)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert sentence in done.stdout + done.stderr
     assert set(changed(done.stdout).values()) == {0}
+    return done.stdout + done.stderr
+
+
+def test_all_that_cannot_work_is_refused_at_once_before_anything_changes(local: Cluster) -> None:
+    said = refused(local, {name: value for name, (value, _) in WRONG.items()})
+    assert [sentence for _, sentence in WRONG.values() if sentence not in said] == [], said
+
+
+def test_a_variable_of_the_wrong_kind_is_refused_before_anything_changes(local: Cluster) -> None:
+    assert "must be a list, as in [jobs.example.com]" in refused(local, {"headrace_hostnames": "jobs.example.com"})
 
 
 def test_everything_is_back_after_a_reboot(local: Cluster, pytestconfig: pytest.Config) -> None:

@@ -1,34 +1,6 @@
-from typing import Any
-
-from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
 from django.db import migrations, models
 
-
-class Beside(migrations.operations.base.Operation):
-    """Beside those who write. A plain CREATE INDEX would hold them up; SQLite has one writer anyway.
-
-    This one holds up nobody, so it may wait for them longer than other statements do. What an earlier try has left,
-    which is no valid index, goes first.
-    """
-
-    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        if schema_editor.connection.vendor != "postgresql":
-            plain: Any = super(type(self).__mro__[2], self)
-            plain.database_forwards(app_label, schema_editor, from_state, to_state)
-            return
-        schema_editor.execute("SET lock_timeout = '5min'")
-        if isinstance(self, AddIndexConcurrently):
-            schema_editor.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{self.index.name}"')
-        super().database_forwards(app_label, schema_editor, from_state, to_state)
-        schema_editor.execute("RESET lock_timeout")
-
-
-class AddIndex(Beside, AddIndexConcurrently):
-    """CREATE INDEX CONCURRENTLY."""
-
-
-class RemoveIndex(Beside, RemoveIndexConcurrently):
-    """DROP INDEX CONCURRENTLY."""
+from jobs.migrations._concurrently import AddIndex, RemoveIndex
 
 
 class Migration(migrations.Migration):

@@ -1,18 +1,25 @@
 """What load balancers and Prometheus ask."""
 
+import secrets
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
+from django.db import connection
 from django.test import Client
 
 from fleet.models import Worker
+from harness.waiting import wait_until
+from jobs import room, services
 from jobs.backpressure import GATE
 from jobs.leader import lead
 from jobs.models import Job
 from jobs.submit import Submission, submit
-from tests.app.ledger import text_of
+from kinds.base import Artifact
+from tests.app.jobs.client import Api, problem
+from tests.app.ledger import succeeded, text_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -52,6 +59,56 @@ def test_broker_that_refuses_writes_is_said_everywhere_and_published_nothing_to(
         client.config_set("min-replicas-to-write", 0)
     assert Job.objects.get(pk=job.pk).published_at is None
     assert Client().get("/readyz").json()["broker"] == "ok"
+
+
+def taking(mb: float) -> None:
+    """The database may take so much, as this connection has it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('headrace.database_max_mb', %s, false)", [str(int(mb))])
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The room is asked for each time, and nobody remembers."""
+    if connection.vendor != "postgresql":
+        pytest.skip("it is about PostgreSQL's files")
+    monkeypatch.setattr(room, "SEEN_FOR_S", 0)
+    monkeypatch.setattr(room, "_seen", (0.0, room.Room()))
+    yield
+    taking(0)
+
+
+def test_full_database_is_said_everywhere_and_takes_no_more_jobs(user: Any, watched: None) -> None:
+    page = Client()
+    page.force_login(user)
+    taking(1)
+    response = Client().get("/readyz")
+    assert (response.status_code, response.json()["database"]) == (200, "full")
+    lines = Client().get("/metrics").content.decode().splitlines()
+    assert {"headrace_database_full 1.0", "headrace_database_max_bytes 1.048576e+06"} <= set(lines)
+    assert "Database full new jobs are refused" in text_of(page.get("/fleet/"))
+    refused = Api(user).submit()
+    assert "no room for more jobs" in problem(refused, 503)["detail"]
+    assert int(refused.headers["Retry-After"]) > 0
+    taking(10**6)
+    assert Client().get("/readyz").json()["database"] == "ok"
+    assert Api(user).submit().status_code == 202
+
+
+def test_what_deleted_jobs_have_left_in_the_files_is_room(user: Any, watched: None) -> None:
+    files = [succeeded(user, file=Artifact(secrets.token_bytes(size), "image/png", "x")) for size in (2**24, 2**10 * 9)]
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE jobs_job, jobs_jobartifact")
+    full_mb = room.room().used / 2**20
+    taking(full_mb - 8)
+    assert room.room().full
+    services._delete(files[:1])  # what comes after it in the file keeps that as long as it is
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE jobs_job, jobs_jobartifact")
+        cursor.execute(room.SIZE)
+        assert cursor.fetchone()[0] > (full_mb - 1) * 2**20
+    wait_until(lambda: not room.room().full, why="there is room")
+    assert room.room().used / 2**20 == pytest.approx(full_mb - 16, abs=2)
 
 
 def test_metrics_tell_of_lanes_workers_and_the_leader(user: Any, empty_broker: Any) -> None:

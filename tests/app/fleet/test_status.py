@@ -22,7 +22,8 @@ def ended(user: Any) -> None:
     """Many jobs that have ended long ago."""
     same = {"owner": user, "kind": "digest", "lane": "quick", "params": {}, "fingerprint": "", "max_attempts": 1}
     end = {"state": State.SUCCEEDED, "finished_at": "2020-01-01T00:00:00Z"}
-    Job.objects.bulk_create(Job(id=uuid.UUID(int=number), **same, **end) for number in range(MANY))
+    rows = (Job(id=uuid.UUID(int=number), **same, **end) for number in range(MANY))
+    Job.objects.bulk_create(rows, 1000)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE jobs_job")
 

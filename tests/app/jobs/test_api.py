@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from django.test import Client
 
+import kinds
 from jobs import services
 from jobs.models import Job, JobArtifact
 from jobs.schemas import JobsOut, KindsOut, LanesOut
 from kinds.base import Artifact, Part
 from tests.app.jobs.client import Api, problem
-from tests.app.ledger import PNG, job_of, running, succeeded
+from tests.app.ledger import PNG, job_of, running, succeeded, text_of
 
 pytestmark = pytest.mark.django_db
 NOBODYS = "1d2c3b4a-5f6e-4d8c-9b0a-a1b2c3d4e5f6"
@@ -230,6 +231,37 @@ def test_no_artifact_is_404(api: Api) -> None:
     for job_id in (succeeded(api.user), job_of(api.user).pk):
         assert api.get(f"/jobs/{job_id}").json()["artifact_url"] is None
         problem(api.get(f"/jobs/{job_id}/artifact"), 404)
+
+
+def joining(user: Any) -> tuple[services.Claim, str]:
+    """A poster whose one tile has ended and left a file; the tile's id."""
+    claim = running(user, "poster", columns=1, rows=1)
+    services.split(claim, kinds.ALL["poster"].run(kinds.ALL["poster"].params(columns=1, rows=1), lambda *_: None).parts)
+    tile = services.claim(Job.objects.get(kind="tile").pk, "cpu-1@host", "prefork")
+    assert tile
+    assert services.succeed(tile, {"points": 1}, PNG)
+    again = services.claim(claim.id, "cpu-1@host", "prefork")
+    assert again
+    return again, str(tile.id)
+
+
+def test_a_part_loses_its_file_and_says_so_once_the_whole_is_stored(api: Api, page: Client) -> None:
+    claim, tile = joining(api.user)
+    assert api.get(f"/jobs/{tile}/artifact").getvalue() == PNG.content
+    assert services.succeed(claim, {}, PNG)
+    assert [file.job_id for file in JobArtifact.objects.all()] == [claim.id]
+    part = api.get(f"/jobs/{tile}").json()
+    assert (part["artifact_url"], part["result"]) == (None, {"points": 1})
+    assert set(Job.objects.values_list("kind", "stored_bytes")) == {("tile", 0), ("poster", len(PNG.content))}
+    why = problem(api.get(f"/jobs/{tile}/artifact"), 404)["detail"]
+    assert why.endswith(f"it had gone into the whole, /api/jobs/{claim.id}.")
+    assert "Its file was dropped" in text_of(page.get(f"/jobs/{tile}/"))
+
+
+def test_parts_of_what_failed_keep_their_files(api: Api) -> None:
+    claim, tile = joining(api.user)
+    assert services.fail(claim, "No.")
+    assert api.get(f"/jobs/{tile}/artifact").getvalue() == PNG.content
 
 
 def test_lists_do_not_load_artifacts(api: Api, django_assert_num_queries: Any) -> None:

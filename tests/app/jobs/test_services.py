@@ -1,5 +1,6 @@
 """What the ledger does while others hold its rows, and whom it takes jobs from."""
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,11 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.db.models.functions import Now
 
 from fleet.models import Worker
 from fleet.records import heartbeat
+from harness import ROOT
+from harness.servers import PostgreSQL
 from harness.waiting import wait_until
 from jobs import services
 from jobs.leader import lead
@@ -21,7 +24,7 @@ from jobs.management.commands.sweep import Sweeper
 from jobs.models import Job, JobArtifact, State
 from jobs.outages import do_not_wait_for_locks
 from jobs.sweeper import PATIENCE, sweep
-from kinds.base import Part
+from kinds.base import Artifact, Part
 from tests.app.ledger import PNG, job_of, running, succeeded
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -131,15 +134,22 @@ def test_a_sweeper_goes_round_what_is_locked(user: Any, empty_broker: Any, datab
 def test_a_sweeper_takes_nothing_for_a_lease_after_a_statement_of_its_own_was_held_up(
     user: Any, empty_broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, one, claim = 1000.0, Sweeper("one"), running(user)
+    now = 1000.0
     monkeypatch.setattr("jobs.management.commands.sweep.time.monotonic", lambda: now)
-    one.round()
+    one, claim = Sweeper("one"), running(user)
+
+    def a_lease_passes() -> None:
+        nonlocal now
+        for _ in range(int(settings.ENV.lease_s / settings.ENV.renew_s)):
+            one.round()
+            now += settings.ENV.renew_s
+
+    a_lease_passes()
     silent(claim)
-    now += settings.ENV.lease_s
 
     def slow(execute: Any, *statement: Any) -> Any:
         nonlocal now
-        now += settings.ENV.renew_s + 0.1
+        now += settings.ENV.renew_s + settings.ENV.sweep_s + 0.1
         return execute(*statement)
 
     def held_up(*who: Any) -> bool:
@@ -153,9 +163,22 @@ def test_a_sweeper_takes_nothing_for_a_lease_after_a_statement_of_its_own_was_he
     one.round()
     assert row(claim).state == State.RUNNING
     Job.objects.update(lease_until=Now() - LONG_AGO)  # since before the outage
-    now += settings.ENV.lease_s + 0.1
+    a_lease_passes()
     one.round()
     assert (row(claim).state, row(claim).max_attempts) == (State.QUEUED, 4), "an outage uses up no attempt"
+
+
+def test_a_sweeper_that_stood_still_takes_nothing_for_a_lease(
+    user: Any, empty_broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("jobs.management.commands.sweep.time.monotonic", lambda: now)
+    one, claim = Sweeper("one"), running(user)
+    one.round()
+    silent(claim)
+    now += 2 * settings.ENV.lease_s
+    one.round()
+    assert row(claim).state == State.RUNNING, "while it stood still workers may have found all tables locked"
 
 
 # ---- who is to blame ------------------------------------------------------------------------------------------------
@@ -238,3 +261,26 @@ def test_what_has_expired_goes_by_id_and_in_steps(
     assert [services.expire(LONG_AGO / 2, limit=3) for _ in range(2)] == [3, 0]
     assert list(Job.objects.values_list("pk", flat=True)) == [kept]
     assert JobArtifact.objects.count() == 1
+
+
+# ---- what the database's log says -----------------------------------------------------------------------------------
+
+
+def test_a_slow_statement_is_logged_without_the_file_that_it_stores(user: Any, database: PostgreSQL) -> None:
+    conf = (ROOT / "playbooks/roles/postgresql/templates/etc/postgresql/conf.d/headrace.conf.j2").read_text()
+    claim, file = running(user), Artifact(b"x" * 1_000_000, "image/png", "a picture.png")
+    with connection.cursor() as cursor:
+        for name in ("log_parameter_max_length", "log_parameter_max_length_on_error"):
+            [value] = re.findall(rf"^{name} = (\S+)$", conf, re.MULTILINE)
+            cursor.execute("SELECT set_config(%s, %s, false)", [name, value])
+        cursor.execute("SET log_min_duration_statement = 0")
+    at = database.log.stat().st_size
+    try:
+        assert services.succeed(claim, {"words": "y" * 100_000}, file)
+        with pytest.raises(IntegrityError):
+            JobArtifact.objects.create(job_id=claim.id, content=file.content)
+    finally:
+        connection.close()
+    lines = database.log.read_bytes()[at:].splitlines()
+    assert any(b'INSERT INTO "jobs_jobartifact"' in line for line in lines)
+    assert max(map(len, lines)) < 2000

@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
+from django.test.utils import CaptureQueriesContext
 
 from jobs import submit
 from jobs.models import Job
 from jobs.schemas import JobOut, as_json
+from kinds.base import Artifact
 from tests.app.jobs.client import Api, problem
 from tests.app.ledger import job_of, succeeded
 
@@ -266,3 +268,31 @@ def test_what_is_not_due_is_no_backlog_and_has_a_limit_of_its_own(
     assert (submit.backlog("quick", 10), api.submit().status_code, submit.backlog("quick", 10)) == (0, 202, 1)
     [quick] = [lane for lane in api.get("/lanes").json()["items"] if lane["name"] == "quick"]
     assert quick["queued"] == 1
+
+
+def test_a_user_who_stores_too_much_is_429_until_enough_has_expired(api: Api, stranger: Api, settings: Any) -> None:
+    settings.ENV = settings.ENV.model_copy(update={"max_stored_bytes": 1_200_000})
+    succeeded(api.user, {"few": "x" * 1000})
+    assert Job.objects.get().stored_bytes == 0
+    body = {"params": {"text": "x" * 100_000}}
+    assert api.submit(**body).status_code == 202
+    for size in (600_000, 600_000):
+        succeeded(api.user, {"many": "x" * 10_000}, file=Artifact(b"x" * size, "text/plain", "x.txt"))
+    day = Job.objects.order_by("finished_at").values_list("finished_at", flat=True)[1] + timedelta(days=30)
+    submit._stored_seen.clear()
+    why = problem(api.submit(), 429)["detail"]
+    assert why.startswith("Your jobs keep 1.3 MB, over the limit of 1.2; they are deleted 30 days after their end")
+    assert f"the first of them at {day:%Y-%m-%d %H:%M} UTC" in why
+    assert stranger.submit().status_code == 202
+    Job.objects.filter(stored_bytes__gt=600_000)[1].delete()
+    submit._stored_seen.clear()
+    assert api.submit().status_code == 202
+
+
+def test_what_a_user_stores_is_not_added_up_for_each_submit(api: Api) -> None:
+    asked = []
+    for _ in range(2):
+        with CaptureQueriesContext(connection) as seen:
+            api.submit()
+        asked.append(sum("SUM(" in one["sql"] for one in seen.captured_queries))
+    assert asked == [1, 0]

@@ -44,3 +44,15 @@ def test_an_address_is_the_clusters_own_before_ansibles(good: Fleet) -> None:
     found = plan.fleet_addresses(["db1", "192.0.2.99", "db1"], good.hosts)
     assert found == ["10.0.0.1", "192.0.2.99"]
     assert all(ipaddress.ip_address(address) for address in found)
+
+
+@given(st.integers(1, 2**20))
+def test_a_database_leaves_some_of_its_file_system_whatever_its_size(total_mb: int) -> None:
+    limit = plan.database_limit_mb([{"mount": "/", "size_total": total_mb * 2**20}])
+    assert total_mb // 4 <= limit <= -(-total_mb * 3 // 4)
+
+
+def test_a_databases_limit_is_by_the_file_system_that_it_is_on() -> None:
+    sizes = {"/": 20, "/var/lib/postgresql": 100, "/var/lib/post": 1}
+    mounts = [{"mount": path, "size_total": gb * 2**30} for path, gb in sizes.items()]
+    assert [plan.database_limit_mb(some) for some in (mounts, mounts[:1], [])] == [75 * 1024, 14 * 1024, 0]

@@ -64,7 +64,8 @@ class Sweeper:
 
     After an outage of the database every lease may have run out, those of live workers too. So a sweeper takes jobs
     back only after the database has answered it for as long as a lease lasts; live workers renew theirs before that. A
-    statement that waited, for a database that stood still or for a lock on what workers write, counts as an outage.
+    statement that waited, for a database that stood still or for a lock on what workers write, counts as an outage. So
+    does a time in which this process stood still: it has not seen what happened.
     """
 
     def __init__(self, name: str) -> None:
@@ -72,7 +73,7 @@ class Sweeper:
         self._status = ""
         self._trusted_since: float | None = None  # None: the database was away a moment ago
         self._had_outage = False
-        self._orphans_due = time.monotonic()
+        self._orphans_due = self._seen_at = time.monotonic()
 
     def round(self) -> bool:
         """Sweep if this one leads; whether there is more to do at once."""
@@ -107,10 +108,11 @@ class Sweeper:
         self._trusted_since, self._had_outage = None, True
 
     def _timed(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        began = time.monotonic()
         answer = execute(sql, params, many, context)
-        if (waited := time.monotonic() - began) > settings.ENV.renew_s:
-            self._distrust(f"the database took {waited:.1f} s for a statement")
+        unseen_s = time.monotonic() - self._seen_at
+        self._seen_at += unseen_s
+        if unseen_s > settings.ENV.renew_s + settings.ENV.sweep_s:
+            self._distrust(f"the database, or this sweeper, stood still for {unseen_s:.1f} s")
         return answer
 
     def resign(self) -> None:
