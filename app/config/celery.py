@@ -36,6 +36,19 @@ def queues_of(table: LaneTable) -> list[Queue]:
     ]
 
 
+_known: tuple[LaneTable | None, list[tuple[str, str, str]]] = (None, [])
+
+
+def bindings(table: LaneTable) -> list[tuple[str, str, str]]:
+    """Every binding of the lane table as Kombu has it in Redis: routing key, pattern, queue."""
+    global _known  # noqa: PLW0603  (each message asks)
+    if _known[0] is not table:
+        pattern = TopicExchange(None).key_to_pattern
+        found = [(queue.routing_key, pattern(queue.routing_key), queue.name) for queue in queues_of(table)]
+        _known = (table, found)
+    return _known[1]
+
+
 def bound_to(table: LaneTable, routing_key: str) -> list[tuple[str, str]]:
     """(lane, queue) of every binding in the lane table that a routing key matches."""
     topic = TopicExchange(None)

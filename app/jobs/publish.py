@@ -13,7 +13,7 @@ from django.db import transaction
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from config.celery import app, bound_to, queues_of
+from config.celery import app, bindings, bound_to, queues_of
 from jobs.backpressure import GATE
 from jobs.models import Job, State, unlocked
 
@@ -64,17 +64,11 @@ def publish(jobs: Sequence[Job]) -> bool:
 
 @contextmanager
 def _bindings(producer: Any) -> Iterator[None]:
-    """Reads the bindings from Redis one time for a batch. Kombu would for each message: half of a batch's time.
-
-    A broker that was wiped has none, and silently drops what it cannot route: then they are made again.
+    """Has the bindings from the lane table. Kombu would ask Redis for them before each message; and where Redis was
+    wiped, and has forgotten them, it would drop what it cannot route.
     """
-    channel = producer.channel
-    table = cache(channel.get_table)
-    if not table(settings.LANES.exchange.name):
-        with app.connection_for_write() as fresh:  # Kombu does not bind again what it has bound on a connection
-            bind_queues(fresh.default_channel)
-        table.cache_clear()
-    channel.get_table = table
+    channel, table = producer.channel, bindings(settings.LANES)
+    channel.get_table = lambda _exchange: table
     try:
         yield
     finally:
@@ -82,7 +76,7 @@ def _bindings(producer: Any) -> Iterator[None]:
 
 
 def bind_queues(channel: Any) -> None:
-    """Declare every queue of the lane table, with its binding."""
+    """Declare every queue of the lane table, with its binding, for who looks in Redis: ours go by the lane table."""
     for queue in queues_of(settings.LANES):
         queue(channel).declare()
 

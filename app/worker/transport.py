@@ -11,8 +11,11 @@ from typing import Any
 import kombu
 import structlog
 from celery.app.amqp import AMQP as CeleryAMQP
+from django.conf import settings
 from kombu.transport import redis, virtual
 from redis.exceptions import ResponseError
+
+from config.celery import bindings
 
 log = structlog.get_logger(__name__)
 PAUSE_S = 2  # between two tries to connect
@@ -40,12 +43,19 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """Kombu's, with our window."""
+    """Kombu's, with our window, and bindings that are known."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not self.ack_emulation:
             self.QoS = QoS
+
+    def get_table(self, exchange: str) -> list[tuple[str, str, str]]:
+        """The bindings of an exchange. Those of ours are in the lane table: Redis need not be asked for each message,
+        and one that was wiped, which has forgotten them, drops nothing.
+        """
+        ours: bool = exchange == settings.LANES.exchange.name
+        return bindings(settings.LANES) if ours else list(super().get_table(exchange))
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         """Put a message back where it was, at the head of its queue: at the end it would look overtaken."""
