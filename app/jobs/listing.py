@@ -4,7 +4,8 @@ import json
 import uuid
 from datetime import UTC, datetime
 
-from django.db.models import QuerySet
+from django.db.models import DateTimeField, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce
 
 from jobs.models import Job
 from jobs.schemas import as_json
@@ -17,7 +18,8 @@ FEW = 4  # jobs that are read at once before it is known how large they are
 
 def older(jobs: QuerySet[Job], than: uuid.UUID) -> QuerySet[Job]:
     """Those that come after this one in the list, newest first."""
-    return _after(jobs, _stamped(than), than)
+    at = _stamped(than)
+    return jobs.filter(created_at__lte=at).exclude(created_at=at, pk__gte=than).order_by(*NEWEST_FIRST)
 
 
 def newer(jobs: QuerySet[Job], than: uuid.UUID) -> QuerySet[Job]:
@@ -44,14 +46,13 @@ def page(jobs: QuerySet[Job], limit: int) -> tuple[list[str], uuid.UUID | None]:
             size, last = size + len(texts[-1]), job.pk
         if len(rows) < step:
             return texts, None
-        rest = _after(jobs, rows[-1].created_at, rows[-1].pk)
+        rest = older(jobs, rows[-1].pk)
 
 
-def _after(jobs: QuerySet[Job], at: datetime, job_id: uuid.UUID) -> QuerySet[Job]:
-    return jobs.filter(created_at__lte=at).exclude(created_at=at, pk__gte=job_id).order_by(*NEWEST_FIRST)
-
-
-def _stamped(job_id: uuid.UUID) -> datetime:
-    """When the job was stored; of one that has been deleted, what its id says."""
-    stored = Job.objects.filter(pk=job_id).values_list("created_at", flat=True).first()
-    return stored or datetime.fromtimestamp(min(job_id.int >> 80, LATEST_MS) / 1000, UTC)
+def _stamped(job_id: uuid.UUID) -> Coalesce:
+    """When the job was stored; of one that has been deleted, what its id says. The database compares its own stamps:
+    SQLite's are texts, and the same moment is another text when Python has read it.
+    """
+    stored = Job.objects.filter(pk=job_id).values("created_at")[:1]
+    said = datetime.fromtimestamp(min(job_id.int >> 80, LATEST_MS) / 1000, UTC)
+    return Coalesce(Subquery(stored), Value(said, DateTimeField()))

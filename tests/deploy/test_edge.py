@@ -115,10 +115,10 @@ def of_hosts(folder: Path, web: int, plain: int, tls: int, **inputs: Any) -> str
 
 def of_containers(folder: Path, web: int, plain: int) -> str:
     """deploy/images/edge/nginx.conf, moved likewise."""
-    text = (ROOT / "deploy/images/edge/nginx.conf").read_text()
+    text = (ROOT / "deploy/images/edge/nginx.conf").read_text().replace("/tmp/", f"{folder}/")
     for name in ("common-http.conf", "common-server.conf"):
         text = text.replace(f"include {name}", f"include {ROLE}/templates/etc/nginx/{name}")
-    text = text.replace("include mime.types", "include /etc/nginx/mime.types").replace("/tmp/", f"{folder}/")
+    text = text.replace("include mime.types", "include /etc/nginx/mime.types")
     text = re.sub(r"http://(web:8000|push:8001)", f"http://127.0.0.1:{web}", text)
     return text.replace("listen 8080", f"listen 127.0.0.1:{plain}").replace(
         "listen 127.0.0.1:8081;", "listen unix:" + f"{folder}/health;"

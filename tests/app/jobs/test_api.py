@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 from django.test import Client
 
 import kinds
@@ -28,6 +29,7 @@ JSON = "application/json"
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ledger
 def test_cursor_walks_every_job_once_while_new_ones_arrive(api: Api) -> None:
     mine = {str(job_of(api.user).pk) for _ in range(25)}
     seen: list[str] = []
@@ -42,6 +44,16 @@ def test_cursor_walks_every_job_once_while_new_ones_arrive(api: Api) -> None:
     assert (len(seen), set(seen)) == (25, mine)
 
 
+@pytest.mark.ledger
+def test_jobs_of_the_same_moment_are_listed_once_each(api: Api) -> None:
+    mine = [str(job_of(api.user).pk) for _ in range(25)]
+    Job.objects.update(created_at=Now())
+    seen = [job["id"] for job in api.get("/jobs?limit=12").json()["items"]]
+    seen += [job["id"] for job in api.get(f"/jobs?cursor={seen[-1]}").json()["items"]]
+    assert seen == sorted(mine, reverse=True)
+
+
+@pytest.mark.ledger
 def test_jobs_are_listed_by_the_databases_clock_whatever_the_hosts_said(api: Api, monkeypatch: Any) -> None:
     """A web host whose clock was an hour ahead for twenty jobs, and is right again for the next five."""
     ahead = iter(range(20))
@@ -62,6 +74,7 @@ def test_jobs_are_listed_by_the_databases_clock_whatever_the_hosts_said(api: Api
     assert page("")[0][0] == str(late)
 
 
+@pytest.mark.ledger
 def test_a_cursor_whose_job_has_been_deleted_goes_on_where_it_was(api: Api) -> None:
     mine = []
     for _ in range(6):
@@ -81,6 +94,7 @@ def test_full_last_page_has_no_next(api: Api) -> None:
     assert api.get("/jobs?limit=3").json()["next_cursor"] is None
 
 
+@pytest.mark.ledger
 def test_a_list_of_large_jobs_is_cut_and_goes_on(api: Api) -> None:
     mine = [str(succeeded(api.user, {"text": "x" * 199_000})) for _ in range(30)]
     seen: list[str] = []
