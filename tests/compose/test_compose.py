@@ -72,7 +72,6 @@ def test_a_job_of_every_kind_is_followed_to_its_verified_end(pipeline):
     ended = asyncio.run(client.run(SITE))
     assert [(one.job["kind"], one.finding) for one in ended if not one.verified] == []
     assert len(ended) == 5 + 2 * 3  # five kinds, and the two synthetic ones on each of the three lanes
-    assert max(one.notify_s for one in ended) < 2
 
 
 def test_it_holds_a_load_from_request_to_result(pipeline):

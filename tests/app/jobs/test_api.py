@@ -53,7 +53,6 @@ def test_jobs_of_the_same_moment_are_listed_once_each(api: Api) -> None:
     assert seen == sorted(mine, reverse=True)
 
 
-@pytest.mark.ledger
 def test_jobs_are_listed_by_the_databases_clock_whatever_the_hosts_said(api: Api, monkeypatch: Any) -> None:
     """A web host whose clock was an hour ahead for twenty jobs, and is right again for the next five."""
     ahead = iter(range(20))
