@@ -9,8 +9,9 @@ from typing import Any
 import redis
 from rich.table import Table
 
+from benchmarks import BenchError
 from benchmarks.cases import CAREFUL, HEADRACE, Case
-from benchmarks.drive import LOOK_S, right, seeds
+from benchmarks.drive import LOOK_S, PATIENCE_S, right, seeds
 from benchmarks.stacks import Bench, Headrace, Make, Side
 from benchmarks.theirs import AGAINST, Variant, make, missing
 from benchmarks.wire import Json
@@ -50,7 +51,7 @@ class Size:
     patience_s: float = 120
 
 
-FEW = Size(12, 5)  # enough to see that it works
+FEW = Size(12, 30)  # enough to see that it works
 
 
 async def endure(side: Side, fault: Fault, size: Size) -> dict[str, Any]:
@@ -58,7 +59,8 @@ async def endure(side: Side, fault: Fault, size: Size) -> dict[str, Any]:
     client = side.client()
     bodies = [CASE.body(next(seeds)) for _ in range(size.jobs)]
     ids = [(await client.submit(body))["id"] for body in bodies]
-    await _until(side, ids, size.jobs // 2, size.patience_s)
+    if not await _until(side, ids, size.jobs // 2, PATIENCE_S):
+        raise BenchError(f"Not half of {size.jobs} jobs had a result within {PATIENCE_S:.0f} s, before any fault.")
     began = time.monotonic()
     fault.strike(side)
     await _until(side, ids, size.jobs, size.patience_s)
@@ -69,11 +71,12 @@ async def endure(side: Side, fault: Fault, size: Size) -> dict[str, Any]:
     return {"jobs": size.jobs, "results": have, "seconds": round(took, 1) if have == size.jobs else None}
 
 
-async def _until(side: Side, ids: list[str], wanted: int, seconds: float) -> None:
-    """Wait until so many have a result, or for so long."""
+async def _until(side: Side, ids: list[str], wanted: int, seconds: float) -> bool:
+    """Wait until so many have a result, or for so long; whether they have."""
     deadline = time.monotonic() + seconds
-    while side.ended(ids) < wanted and time.monotonic() < deadline:
+    while not (enough := side.ended(ids) >= wanted) and time.monotonic() < deadline:
         await asyncio.sleep(LOOK_S)
+    return enough
 
 
 def sides(against: str | None) -> Iterator[tuple[str, Make]]:

@@ -20,7 +20,7 @@ from harness import APP, BIN
 from harness.processes import Process
 
 KINDS = ("web", "push", "worker", "sweeper")
-PER_SECOND, SHOWN = 50, 12  # looks; rows of either kind in the table of a process
+PER_SECOND, SHOWN = 50, 20  # looks; rows of either kind in the table of a process
 PACKAGES = ("site-packages/", "dist-packages/")
 
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import LiteralString
 
 import redis
 
@@ -91,10 +92,14 @@ class Cookiecutter(Celery):
 
 
 class Peer(Theirs):
-    """A queue in PostgreSQL. `needs` are the modules that it brings."""
+    """A queue in PostgreSQL. `needs` are the modules that it brings, `done` counts which of some tasks have a result."""
 
     broker, tasks = None, "benchmarks.peers.django_tasks"
     needs: tuple[str, ...]
+    done: LiteralString
+
+    def ended(self, ids: list[str]) -> int:
+        return self._count(self.done, ids)
 
     def slots(self) -> tuple[str, str]:
         """Processes for work that computes, and threads for work that waits: as many as our lanes have here."""
@@ -107,29 +112,25 @@ class Ox(Peer):
     """Its page: `--processes N --concurrency 1` for work that computes, threads for work that waits."""
 
     settings, ways, needs = "benchmarks.peers.ox", ("enqueue", "enqueue_many"), ("django_ox", "django_tasks")
+    done = "SELECT count(*) FROM django_ox_oxtask WHERE status = 'SUCCESSFUL' AND id = ANY(%s::uuid[])"
 
     def worker_commands(self) -> list[list[str | Path]]:
         worker: list[str | Path] = [sys.executable, "-m", "django", "ox_worker", "--queues"]
         processes, threads = self.slots()
         return [[*worker, "cpu", "--processes", processes], [*worker, "io", "--concurrency", threads]]
 
-    def ended(self, ids: list[str]) -> int:
-        query = "SELECT count(*) FROM django_ox_oxtask WHERE id = ANY(%s::uuid[]) AND status = 'SUCCESSFUL'"
-        return self._count(query, ids)
-
 
 class TasksDB(Peer):
     """A worker runs one task at a time: one a core, for all queues."""
 
     settings, ways, needs = "benchmarks.peers.tasks_db", ("enqueue",), ("django_tasks_db", "django_tasks")
+    done = (
+        "SELECT count(*) FROM django_tasks_database_dbtaskresult WHERE status = 'SUCCESSFUL' AND id = ANY(%s::uuid[])"
+    )
 
     def worker_commands(self) -> list[list[str | Path]]:
         cores, _ = measure()
         return [[sys.executable, "-m", "django", "db_worker", "--queue-name", "*"]] * cores
-
-    def ended(self, ids: list[str]) -> int:
-        query = "SELECT count(*) FROM django_tasks_db_dbtaskresult WHERE id = ANY(%s::uuid[]) AND status = 'SUCCESSFUL'"
-        return self._count(query, ids)
 
 
 class Procrastinate(Peer):
@@ -137,15 +138,12 @@ class Procrastinate(Peer):
 
     settings, tasks = "benchmarks.peers.procrastinate", "benchmarks.peers.procrastinated.tasks"
     ways, needs = ("defer", "batch_defer"), ("procrastinate",)
+    done = "SELECT count(*) FROM procrastinated_result WHERE job_id = ANY(%s::bigint[])"
 
     def worker_commands(self) -> list[list[str | Path]]:
         worker: list[str | Path] = [sys.executable, "-m", "django", "procrastinate", "worker", "--queues"]
         processes, threads = self.slots()
         return [*([[*worker, "cpu"]] * int(processes)), [*worker, "io", "--concurrency", threads]]
-
-    def ended(self, ids: list[str]) -> int:
-        query = "SELECT count(*) FROM procrastinated_result WHERE job_id = ANY(%s::bigint[])"
-        return self._count(query, ids)
 
 
 AGAINST: dict[str, type[Theirs]] = {
