@@ -92,7 +92,7 @@ class Cookiecutter(Celery):
 
 
 class Peer(Theirs):
-    """A queue in PostgreSQL. `needs` are the modules that it brings, `done` counts which of some tasks have a result."""
+    """A queue in PostgreSQL. `needs` are its modules, `done` counts which of some tasks have a result."""
 
     broker, tasks = None, "benchmarks.peers.django_tasks"
     needs: tuple[str, ...]
