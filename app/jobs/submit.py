@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from pydantic import ValidationError
 
 import kinds
+from jobs import hints
 from jobs.ids import is_repeated, new_id
 from jobs.models import OPEN, Job, State, counted, runnable
 from jobs.publish import publish
@@ -183,6 +184,7 @@ def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]
         if new:
             _refuse_floods(owner_id, new)
             Job.objects.bulk_create(new)
+            transaction.on_commit(partial(hints.tell_of_new, new))
         unsent = [job for job in (*new, *stored.values()) if job.published_at and job.state == State.QUEUED]
         transaction.on_commit(partial(publish, unsent))
     return answer
