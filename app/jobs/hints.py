@@ -7,6 +7,8 @@ asks the database every few seconds. Of the last release's hints, which were an 
 """
 
 import json
+import os
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ CHANNEL = "headrace:jobs"
 SCHEMA = 1
 LONG = 8000  # characters; what is longer is read from the ledger by who follows it
 MANY = 20  # of so many new jobs only their owner is told
+SOON_S = 0.02
 SKIP_S = 5.0  # after a failed hint none is sent for this long: a broker that hangs must not slow the work down
 COLUMNS = (
     "id",
@@ -82,7 +85,39 @@ _skip_until = 0.0
 
 def tell(job: Job) -> None:
     """Publish a change of a job, of which COLUMNS are known, and the result if it has one."""
+    SOON.forget(job.pk)
     _publish([_hint(job)])
+
+
+class Soon:
+    """Publishes changes after SOON_S: of a job that has changed again by then, which is most short ones, one hint less.
+
+    Its thread starts with the first change, in the process that uses it: pool processes are forked.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[uuid.UUID, Job] = {}
+        self._some = threading.Event()
+        self._pid = 0
+
+    def tell(self, job: Job) -> None:
+        """Publish this change, unless `forget` comes first."""
+        self._jobs[job.pk] = job
+        if self._pid != os.getpid():
+            self._pid, self._some = os.getpid(), threading.Event()
+            threading.Thread(target=self._run, args=(self._some,), name="hints", daemon=True).start()
+        self._some.set()
+
+    def forget(self, job_id: uuid.UUID) -> None:
+        self._jobs.pop(job_id, None)
+
+    def _run(self, some: threading.Event) -> None:
+        while some.wait():
+            some.clear()
+            time.sleep(SOON_S)
+            taken = [job for job_id in list(self._jobs) if (job := self._jobs.pop(job_id, None))]
+            if taken:
+                _publish([_hint(job) for job in taken])
 
 
 def tell_of_new(jobs: Sequence[Job]) -> None:
@@ -113,3 +148,6 @@ def _publish(texts: Sequence[str]) -> None:
     except redis.RedisError as error:
         _skip_until = time.monotonic() + SKIP_S
         log.warning("hints not sent: clients learn of changes by polling", count=len(texts), error=str(error))
+
+
+SOON = Soon()

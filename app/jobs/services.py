@@ -94,7 +94,7 @@ def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
     job = _claiming().one(id=_stored(job_id), worker=worker, pool=pool)
     if job is None:
         return None
-    hints.tell(job)
+    hints.SOON.tell(job)
     return Claim(job.pk, job.attempt, job.kind, job.lane, job.params, job.joining, job.parent_id)
 
 

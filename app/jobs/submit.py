@@ -212,6 +212,7 @@ def _store_at_once(owner_id: int, checked: Sequence[_Checked]) -> Job | None:
     if row is None:
         return None
     job.created_at, job.published_at = row
+    transaction.on_commit(partial(hints.tell_of_new, [job]))
     transaction.on_commit(partial(publish, [job]))
     return job
 

@@ -18,6 +18,7 @@ from channels.db import database_sync_to_async
 from django.conf import settings
 from django.db import Error as DatabaseError
 
+from jobs import tokens
 from jobs.hints import CHANNEL, Hint, read
 from jobs.models import Job
 from jobs.redis_client import subscriber
@@ -145,7 +146,7 @@ class Watcher:
         client = subscriber(connect_timeout_s=2)
         try:
             async with client, client.pubsub() as pubsub:
-                await pubsub.subscribe(CHANNEL)
+                await pubsub.subscribe(CHANNEL, tokens.CHANNEL)
                 await self._receive(pubsub)
         finally:
             self.listening = False
@@ -168,6 +169,9 @@ class Watcher:
         if message["type"] == "subscribe":
             self.listening = True
             self._poll_now.set()  # for hints that were sent before this subscription
+        elif message["type"] == "message" and message["channel"] == tokens.CHANNEL.encode():
+            tokens.forget()
+            self._poll_now.set()
         elif message["type"] == "message" and (hint := read(message["data"])):
             self._hear(hint)
 
