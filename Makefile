@@ -38,7 +38,7 @@ check: .venv/.dev .venv/.deploy .venv/.load  ## style, types and every test that
 
 requirements:  ## compile requirements/*.in to *.txt, for every Python that we support
 	@command -v $(UV) > /dev/null || { echo 'make requirements needs uv: install it (pipx install uv), or say where it is with UV=.' >&2; exit 1; }
-	@cd requirements && for name in app demo dev deploy load; do UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet \
+	@cd requirements && for name in app demo dev deploy load peers; do UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links $(ARGS) $$name.in --output-file $$name.txt; done
 
 # A stamp says that the environment holds what a requirements file asks for, and this checkout, editable. The checks come before pip, which would

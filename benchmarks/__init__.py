@@ -1,15 +1,16 @@
 """`make bench`: the deployment that most people copy and Headrace, side by side on one Redis and one PostgreSQL.
 
-__main__.py is the command, cases.py says what is measured (data), stacks.py starts the processes, baseline/ is the
-other deployment, wire.py and clients.py are the client, drive.py the two ways to load, meters.py counts CPU and Redis
-commands, growth.py fills the ledger and probe.py times it, rounds.py takes turns, figures.py makes figures of what was
-seen, report.py prints them.
+__main__.py is the command, cases.py says what is measured (data), stacks.py starts our processes and theirs.py those of
+what is in the baseline's place: baseline/ is the deployment that people copy, peers/ are others that promise too.
+wire.py and clients.py are the clients, drive.py the ways to load, meters.py counts CPU, Redis commands and SQL
+statements, growth.py fills the ledger and probe.py times it, rounds.py takes turns, figures.py makes figures of what
+was seen, report.py prints them. kills.py counts what is lost to a fault, profiling.py says where the time goes.
 """
 
 from harness import ROOT, HarnessError
 
 VAR = ROOT / "var" / "bench"
-RESULT = ROOT / "var" / "bench.json"
+RESULT, KILLS = ROOT / "var" / "bench.json", ROOT / "var" / "kills.json"
 
 
 class BenchError(HarnessError):

@@ -2,16 +2,18 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import RESULT, VAR
-from benchmarks.cases import SIZES
+from benchmarks import KILLS, RESULT, VAR, kills, profiling
+from benchmarks.cases import CAREFUL, SIZES, Size
 from benchmarks.report import show, write
 from benchmarks.rounds import Run
-from benchmarks.stacks import Bench, Variant
+from benchmarks.stacks import Bench, Headrace
+from benchmarks.theirs import AGAINST, Variant, make
 from harness import HarnessError, short
 from harness.signals import end_on_signals
 
@@ -19,11 +21,19 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def arguments() -> argparse.Namespace:
-    about = "Run Headrace and the deployment that most people copy side by side, and print their ratios."
+    about = "Run Headrace and another deployment side by side, and print their ratios."
     parser = argparse.ArgumentParser(prog="make bench", description=about)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="about a minute: enough to see that it works")
     length.add_argument("--full", action="store_true", help="more rounds, and a ledger of a million jobs; ten minutes")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--kills", action="store_true", help="faults in the middle of some jobs, and what is lost by whom"
+    )
+    what.add_argument("--profile", action="store_true", help="where the time of each kind of our processes goes")
+    parser.add_argument(
+        "--against", choices=AGAINST, help=f"what is in the baseline's place (default: {CAREFUL}; with --kills: each)"
+    )
     web, keep = Variant().web, Variant().conn_max_age
     parser.add_argument("--baseline-web", type=int, default=web, metavar="N", help="the baseline's gunicorn workers")
     parser.add_argument(
@@ -33,23 +43,38 @@ def arguments() -> argparse.Namespace:
         metavar="S",
         help="seconds that its Django keeps a database connection (default: %(default)s; Django's own default is 0)",
     )
-    parser.add_argument("--output", type=Path, default=RESULT, help="where the figures go (default: var/bench.json)")
+    parser.add_argument("--output", type=Path, help="where the figures go (default: var/bench.json, var/kills.json)")
     return parser.parse_args()
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
     """Start, measure, write, show; everything ends with the block, however it is left."""
-    size = SIZES["quick" if options.quick else "full" if options.full else "default"]
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
+    size = SIZES["quick" if options.quick else "full" if options.full else "default"]
+    if options.kills:
+        few = kills.FEW if options.quick else kills.Size()
+        found = kills.kills(options.against, few, say)
+        write(found, options.output or KILLS)
+        console.print(kills.table(found, few))
+    elif options.profile:
+        for table in profiling.tables(profiling.profile(size, say)):
+            console.print(table)
+        say(f"The stacks are in {short(VAR)}/profile-*.txt, for whatever draws flame graphs.")
+    else:
+        side_by_side(options, size, console, say)
+
+
+def side_by_side(options: argparse.Namespace, size: Size, console: Console, say: Callable[[str], None]) -> None:
+    against = options.against or CAREFUL
     variant = Variant(options.baseline_web, options.baseline_conn_max_age)
-    with Bench(variant) as stacks:
+    with Bench(make(against, variant), Headrace) as stacks:
         stacks.start()
         say(f"{sum(len(side.units) for side in stacks.sides.values())} units are up")
-        result = Run(stacks, size, say).all()
-    write({**result, "baseline": asdict(variant)}, options.output)
+        result = {**Run(stacks, size, against, say).all(), "against": against, "baseline": asdict(variant)}
+    write(result, options.output or RESULT)
     show(result, console)
 
 

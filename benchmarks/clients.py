@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,18 @@ class Client(Protocol):
         """Submit a job that was due at this time (monotonic) and follow it to its end."""
         ...
 
+    async def submit(self, body: Json) -> Json:
+        """Submit a job; what was answered."""
+        ...
+
+    async def submit_many(self, way: str, bodies: list[Json]) -> list[str]:
+        """Submit many in one request; their ids."""
+        ...
+
+    async def look(self, job_id: str) -> Json | None:
+        """The result of a job, if it has one."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -57,15 +70,13 @@ def _seen(due: float, answered: float, body: Json, ended: Json) -> Seen:
 
 
 class Polling:
-    """A client of the baseline: asks every POLL_S seconds."""
+    """A client of what is in the baseline's place: asks every POLL_S seconds."""
 
     def __init__(self, port: int, cookie: str) -> None:
         self.http = Http(port, {"Cookie": cookie})
 
     async def one(self, body: Json, due: float) -> Seen:
-        status, task = await self.http.ask("POST", "/tasks", body)
-        if status != 202:
-            raise BenchError(f"The baseline answered a submit with {status}.")
+        task = await self.submit(body)
         answered = time.monotonic()
         while task.get("status") != "SUCCESS":
             await asyncio.sleep(POLL_S)
@@ -74,8 +85,31 @@ class Polling:
                 raise BenchError(f"A task of the baseline failed: {task['result']}.")
         return _seen(due, answered, body, task)
 
+    async def submit(self, body: Json) -> Json:
+        return await accepted(self.http, "/tasks", body)
+
+    async def submit_many(self, way: str, bodies: list[Json]) -> list[str]:
+        ids: list[str] = (await accepted(self.http, f"/many/{way}", {"jobs": bodies}))["ids"]
+        return ids
+
+    async def look(self, job_id: str) -> Json | None:
+        _, task = await self.http.ask("GET", f"/tasks/{job_id}")
+        return task["result"] if task["status"] == "SUCCESS" else None
+
     def close(self) -> None:
         self.http.close()
+
+
+async def accepted(http: Http, path: str, body: Json) -> Json:
+    """What a submit was answered.
+
+    Raises:
+        BenchError: it was not accepted.
+    """
+    status, answer = await http.ask("POST", path, body)
+    if status != 202:
+        raise BenchError(f"The submit to {path} was answered {status}: {answer.get('detail')}.")
+    return answer
 
 
 class Pushed:
@@ -86,18 +120,83 @@ class Pushed:
         self.push_port = push_port
 
     async def one(self, body: Json, due: float) -> Seen:
-        status, job = await self.http.ask("POST", "/api/jobs", body)
-        if status != 202:
-            raise BenchError(f"Headrace answered a submit with {status}: {job.get('detail')}.")
+        job = await self.submit(body)
         answered = time.monotonic()
+        ended = await self._followed(job)
+        if ended["state"] != "succeeded":
+            raise BenchError(f"A job of Headrace is {ended['state']}: {ended['error']}.")
+        return _seen(due, answered, body, ended)
+
+    async def _followed(self, job: Json) -> Json:
         async with aclosing(messages(self.push_port, job["ws_url"], self.http.lines)) as heard:
             async for message in heard:
                 job = message.get("job", job)
                 if job["state"] in ENDED:
                     break
-        if job["state"] != "succeeded":
-            raise BenchError(f"A job of Headrace is {job['state']}: {job['error']}.")
-        return _seen(due, answered, body, job)
+        return job
+
+    async def submit(self, body: Json) -> Json:
+        return await accepted(self.http, "/api/jobs", body)
+
+    async def submit_many(self, way: str, bodies: list[Json]) -> list[str]:
+        answer = await accepted(self.http, f"/api/jobs/{way}", {"jobs": bodies})
+        return [job["id"] for job in answer["jobs"]]
+
+    async def look(self, job_id: str) -> Json | None:
+        _, job = await self.http.ask("GET", f"/api/jobs/{job_id}")
+        return job["result"] if job["state"] == "succeeded" else None
 
     def close(self) -> None:
         self.http.close()
+
+
+class OneSocket(Pushed):
+    """A client of Headrace that is told of all of its jobs on one WebSocket, perhaps before a submit is answered."""
+
+    path = "/ws/jobs"
+
+    def __init__(self, web_port: int, push_port: int, token: str) -> None:
+        super().__init__(web_port, push_port, token)
+        self._ended: defaultdict[str, asyncio.Future[Json]] = defaultdict(asyncio.Future)
+        self._first: asyncio.Future[Json] = asyncio.Future()
+        self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        async with aclosing(messages(self.push_port, self.path, self.http.lines)) as heard:
+            async for message in heard:
+                if not self._first.done():
+                    self._first.set_result(message)
+                job = message.get("job")
+                if job and job["state"] in ENDED and not self._ended[job["id"]].done():
+                    self._ended[job["id"]].set_result(job)
+        raise BenchError(f"The WebSocket {self.path} was closed while its client listened.")
+
+    async def _heard(self, awaited: "asyncio.Future[Json]") -> Json:
+        """What the socket says, or why it says nothing more."""
+        either: set[asyncio.Future[Any]] = {awaited, self._listening}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not awaited.done():
+            self._listening.result()
+        return awaited.result()
+
+    async def opened(self) -> None:
+        """Return once nothing can be missed.
+
+        Raises:
+            Closed: the release has no such socket, or the server has closed it.
+        """
+        await self._heard(self._first)
+
+    async def one(self, body: Json, due: float) -> Seen:
+        await self.opened()
+        return await super().one(body, due)
+
+    async def _followed(self, job: Json) -> Json:
+        try:
+            return await self._heard(self._ended[job["id"]])
+        finally:
+            del self._ended[job["id"]]
+
+    def close(self) -> None:
+        self._listening.cancel()
+        super().close()

@@ -1,17 +1,24 @@
-"""CPU time by kind of process, from /proc; Redis commands, from INFO commandstats."""
+"""CPU time by kind of process, from /proc; Redis commands, from INFO commandstats; SQL statements, from
+pg_stat_statements.
+"""
 
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import psycopg
 import redis
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-NOT_OURS = {"info"}  # what the measuring itself asks
+NOT_OURS = {"info", "exists"}  # what the measuring itself asks
+# All of a database, whoever sent them: SELECT 1, BEGIN and COMMIT too. The measuring asks from a database of its own.
+_STATEMENTS = """
+    SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements(false) AS statement
+    JOIN pg_database ON pg_database.oid = statement.dbid WHERE datname = %s"""
 
 
 @dataclass(frozen=True)
@@ -21,13 +28,19 @@ class Reading:
     seconds: float
     cpu: Mapping[str, float]
     commands: Mapping[str, int]
+    statements: int
 
     def __sub__(self, before: Self) -> "Reading":
         return Reading(
             self.seconds - before.seconds,
             {kind: used - before.cpu.get(kind, 0) for kind, used in self.cpu.items()},
             {name: n - before.commands.get(name, 0) for name, n in self.commands.items()},
+            self.statements - before.statements,
         )
+
+    def per_second(self) -> tuple[float, float]:
+        """Redis commands and SQL statements."""
+        return sum(self.commands.values()) / self.seconds, self.statements / self.seconds
 
 
 def _processes() -> dict[int, tuple[int, float]]:
@@ -64,16 +77,31 @@ def machine_cpu() -> float:
 
 
 class Meters:
-    """Reads everything at once. `roots` are the first processes of each kind."""
+    """Reads everything at once. `roots` are the first processes of each kind, `database` is the side's, and `asked` a
+    connection to another one.
+    """
 
-    def __init__(self, broker_url: str, roots: Mapping[str, list[int]]) -> None:
-        self._redis = redis.Redis.from_url(broker_url)
-        self._roots = roots
+    def __init__(
+        self, broker_url: str, asked: "psycopg.Connection[Any]", database: str, roots: Mapping[str, list[int]]
+    ) -> None:
+        self._redis, self._asked = redis.Redis.from_url(broker_url), asked
+        self._database, self._roots = database, roots
 
     def read(self) -> Reading:
         """Now. Our own CPU is the kind "client", and "machine" is everybody's, our neighbours' as well."""
         stats = self._redis.info("commandstats")
         names = {key.removeprefix("cmdstat_"): value["calls"] for key, value in stats.items()}
         commands = {name: calls for name, calls in names.items() if name not in NOT_OURS}
+        [statements] = self._asked.execute(_STATEMENTS, [self._database]).fetchone() or (0,)
         cpu = {**cpu_of(self._roots), "client": time.process_time(), "machine": machine_cpu()}
-        return Reading(time.monotonic(), cpu, commands)
+        return Reading(time.monotonic(), cpu, commands, statements)
+
+
+def overheard(broker_url: str, seconds: float) -> Counter[int]:
+    """Commands that Redis is sent in so many seconds, by the number of the database: what each side sends at rest."""
+    heard: Counter[int] = Counter()
+    deadline = time.monotonic() + seconds
+    with redis.Redis.from_url(broker_url).monitor() as monitor:  # type: ignore[no-untyped-call]
+        while monitor.connection.can_read(timeout=max(0.0, deadline - time.monotonic())):
+            heard[monitor.next_command()["db"]] += 1
+    return heard

@@ -5,17 +5,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, LiteralString, Self
 
 import psycopg
 
 from benchmarks import VAR, BenchError
 from benchmarks.cases import BASELINE, HEADRACE
-from benchmarks.clients import Client, Polling, Pushed
+from benchmarks.clients import Client, OneSocket, Pushed
 from benchmarks.meters import Meters
 from config import lanes
 from deploy.measure import measure
@@ -30,6 +31,11 @@ from harness.waiting import answers, free_ports
 USER, OTHER = "bench", "other"
 THREADS = 8  # of a web process, as deploy/apps/headrace.yml has it
 STOP_S = 15.0
+COUNTING = (
+    "shared_preload_libraries=pg_stat_statements",
+    "pg_stat_statements.max=10000",
+    "pg_stat_statements.save=off",
+)
 DEEP = 1_000_000  # jobs that may wait in a lane: growth.py puts more there than the lane table would let in
 GUNICORN = ("--no-control-socket", "--worker-tmp-dir", "/dev/shm")  # noqa: S108  (no file of ours: what the hosts use)
 
@@ -40,7 +46,10 @@ class Servers:
     def __init__(self, directory: Path) -> None:
         for name in ("redis", "postgresql"):
             (directory / name).mkdir()
-        self.redis, self.postgresql = Redis(directory / "redis"), PostgreSQL(directory / "postgresql")
+        self.redis, self.postgresql = (
+            Redis(directory / "redis"),
+            PostgreSQL(directory / "postgresql", settings=COUNTING),
+        )
         self._started: list[Server] = []
 
     def start(self) -> None:
@@ -48,7 +57,10 @@ class Servers:
             server.start()
             self._started.append(server)
         with psycopg.connect(self.postgresql.url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {BASELINE}")
+            for name in (BASELINE, "meter"):
+                connection.execute(f"CREATE DATABASE {name}")
+        self.asked = psycopg.connect(self.database("meter"), autocommit=True)
+        self.asked.execute("CREATE EXTENSION pg_stat_statements")
 
     def stop(self) -> None:
         for server in self._started:
@@ -65,10 +77,13 @@ class Servers:
         return {"redis": [self.redis.process.child.pid], "postgres": [self.postgresql.process.child.pid]}
 
 
-class Side:
+class Side(ABC):
     """One of the two deployments. It starts its units, and is ended by whoever made it."""
 
     name: str
+    database: str
+    ways: tuple[str, ...]  # to submit many jobs at once
+    broker: int | None  # its database in Redis, if it needs one
 
     def __init__(self, servers: Servers, logs: Path, environment: dict[str, str]) -> None:
         self.servers, self.logs = servers, logs
@@ -100,47 +115,33 @@ class Side:
         roots: dict[str, list[int]] = dict(self.servers.roots)
         for unit in self.units:
             roots.setdefault(unit.name.partition("-")[0], []).append(unit.child.pid)
-        return Meters(self.servers.redis.url, roots)
+        return Meters(self.servers.redis.url, self.servers.asked, self.database, roots)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Everything, ready."""
+
+    @abstractmethod
+    def client(self) -> Client: ...
+
+    @abstractmethod
+    def ended(self, ids: list[str]) -> int:
+        """How many of these jobs have a result, asked where results are kept: it costs the side next to nothing."""
+
+    @cached_property
+    def _store(self) -> "psycopg.Connection[Any]":
+        return psycopg.connect(self.servers.database(self.database), autocommit=True)
+
+    def _count(self, query: LiteralString, ids: list[str]) -> int:
+        [found] = self._store.execute(query, [ids]).fetchone() or (0,)
+        return int(found)
+
+    @property
+    def workers(self) -> list[Process]:
+        return [unit for unit in self.units if unit.name.startswith("worker")]
 
     def ready(self, log_name: str) -> bool:
         return " ready." in (self.logs / f"{self.name}-{log_name}.log").read_text(errors="replace")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Where people's copies differ: gunicorn's workers, and seconds that Django keeps a database connection."""
-
-    web: int = 1
-    conn_max_age: int = 60
-
-
-class Baseline(Side):
-    """gunicorn and Celery with their defaults: one sync worker, one process a core; or as the variant says."""
-
-    name = BASELINE
-
-    def __init__(self, servers: Servers, logs: Path, variant: Variant) -> None:
-        self.web = variant.web
-        environment = {
-            "DJANGO_SETTINGS_MODULE": "benchmarks.baseline.settings",
-            "BASELINE_DATABASE_URL": servers.database(BASELINE),
-            "BASELINE_BROKER_URL": servers.broker(1),
-            "BASELINE_SECRET_KEY": secrets.token_hex(32),
-            "BASELINE_CONN_MAX_AGE": str(variant.conn_max_age),
-        }
-        super().__init__(servers, logs, environment)
-
-    def start(self) -> None:
-        cookie = self.python("-m", "benchmarks.baseline.prepare").split()[-1]
-        [self.port] = free_ports(1)
-        bind = ["-b", f"127.0.0.1:{self.port}", "--workers", str(self.web)]
-        self.spawn("web", [BIN / "gunicorn", "benchmarks.baseline.wsgi", *bind])
-        self.spawn("worker", [BIN / "celery", "-A", "benchmarks.baseline.celery", "worker", "-l", "INFO"])
-        until_ready(lambda: answers(self.port) and self.ready("worker"), "The baseline", self.units)
-        self.cookie = cookie
-
-    def client(self) -> Client:
-        return Polling(self.port, self.cookie)
 
 
 class Headrace(Side):
@@ -148,7 +149,7 @@ class Headrace(Side):
     loaded at a time.
     """
 
-    name = HEADRACE
+    name, database, broker, ways = HEADRACE, "postgres", 0, ("batch",)
 
     def __init__(self, servers: Servers, logs: Path) -> None:
         table = logs / "lanes.yml"
@@ -199,6 +200,12 @@ class Headrace(Side):
     def client(self) -> Client:
         return Pushed(self.web_port, self.push_port, self.token)
 
+    def one_socket(self) -> OneSocket:
+        return OneSocket(self.web_port, self.push_port, self.token)
+
+    def ended(self, ids: list[str]) -> int:
+        return self._count("SELECT count(*) FROM jobs_job WHERE id = ANY(%s::uuid[]) AND state = 'succeeded'", ids)
+
 
 _MAKE_USERS = f"""
 from django.contrib.auth import get_user_model
@@ -213,11 +220,14 @@ def deep_table() -> str:
     return "\n".join(f"    max_backlog: {DEEP}" if "max_backlog:" in line else line for line in lines) + "\n"
 
 
+Make = Callable[[Servers, Path], Side]
+
+
 class Bench:
     """Everything that runs, from `start` to the end of the `with` block."""
 
-    def __init__(self, variant: Variant) -> None:
-        self.variant = variant
+    def __init__(self, *makes: Make) -> None:
+        self.makes = makes
 
     def __enter__(self) -> Self:
         VAR.mkdir(parents=True, exist_ok=True)
@@ -225,7 +235,7 @@ class Bench:
             log.unlink()
         self.state = Path(tempfile.mkdtemp(prefix="headrace-bench-"))  # the server's user must reach it
         self.state.chmod(0o755)
-        self.sides: dict[str, Baseline | Headrace] = {}
+        self.sides: dict[str, Side] = {}
         try:
             self.servers = Servers(self.state)
         except HarnessError:
@@ -235,9 +245,16 @@ class Bench:
 
     def start(self) -> None:
         self.servers.start()
-        for side in (Baseline(self.servers, VAR, self.variant), Headrace(self.servers, VAR)):
+        for make in self.makes:
+            side = make(self.servers, VAR)
             self.sides[side.name] = side
             side.start()
+
+    @property
+    def ours(self) -> Headrace:
+        side = self.sides[HEADRACE]
+        assert isinstance(side, Headrace)  # noqa: S101  (for mypy)
+        return side
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         ignore_signals()  # it takes STOP_S and some seconds at most

@@ -15,8 +15,17 @@ from typing import Any
 from benchmarks import BenchError
 
 TEXT, CLOSE = 1, 8
-GOODBYE = b"\x88\x82\x00\x00\x00\x00" + struct.pack("!H", 1000)  # masked with zeros, as a client must
+GOODBYE = b"\x88\x82\x00\x00\x00\x00" + struct.pack("!H", 1000)  # NORMAL, masked with zeros, as a client must
+NORMAL, NO_SUCH_SOCKET = 1000, 4404
 Json = dict[str, Any]
+
+
+class Closed(BenchError):
+    """The server has closed a WebSocket before its time."""
+
+    def __init__(self, path: str, code: int) -> None:
+        super().__init__(f"The WebSocket {path} was closed with {code}.")
+        self.code = code
 
 
 @dataclass
@@ -74,7 +83,11 @@ class Http:
 
 
 async def messages(port: int, path: str, lines: str) -> AsyncGenerator[Json, None]:
-    """What a WebSocket says, until it is closed or we have heard enough."""
+    """What a WebSocket says, until it is closed or we have heard enough.
+
+    Raises:
+        Closed: with another code than that of a good end.
+    """
     connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
     key = base64.b64encode(os.urandom(16)).decode()
     upgrade = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
@@ -86,6 +99,9 @@ async def messages(port: int, path: str, lines: str) -> AsyncGenerator[Json, Non
         while (frame := await _frame(connection.reader))[0] != CLOSE:
             if frame[0] == TEXT:
                 yield json.loads(frame[1])
+        [code] = struct.unpack("!H", frame[1][:2])
+        if code != NORMAL:
+            raise Closed(path, code)
     finally:
         connection.writer.write(GOODBYE)
         connection.close()

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,13 @@ class Server(ABC):
 
 
 class PostgreSQL(Server):
-    """A cluster of its own."""
+    """A cluster of its own; `settings` as postgresql.conf would have them."""
 
     name, address = "postgresql", "postgresql://headrace:{}@127.0.0.1:{}/postgres"
 
-    def __init__(self, directory: Path, log: Path | None = None) -> None:
+    def __init__(self, directory: Path, log: Path | None = None, settings: Sequence[str] = ()) -> None:
         super().__init__(directory, log)
+        self._settings = ("fsync=off", "unix_socket_directories=", *settings)
         self._bin, self._data = self.find() or Path(), directory / "data"
         # It does not run as root
         user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
@@ -119,8 +120,8 @@ class PostgreSQL(Server):
 
     def _launch(self) -> Process:
         # No Unix socket: its path may be 107 bytes long, and that of a checkout or of TMPDIR is longer in places
-        options = ["-c", "fsync=off", "-c", "unix_socket_directories=", "-h", "127.0.0.1"]
-        argv = [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(self.port), *options]
+        options = [word for setting in self._settings for word in ("-c", setting)]
+        argv = [str(self._bin / "postgres"), "-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port), *options]
         return Process(self.name, argv, self.log, ending=signal.SIGINT, **self._as)  # "fast": closes connections
 
     def _lets_us_in(self) -> bool:

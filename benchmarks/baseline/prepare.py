@@ -14,7 +14,7 @@ from django.test import Client  # noqa: E402
 
 def main() -> None:
     """The last line printed is the cookie."""
-    call_command("migrate", verbosity=0)
+    call_command("migrate", run_syncdb=True, verbosity=0)
     browser = Client()
     browser.force_login(get_user_model().objects.create_user("bench"))
     print("; ".join(f"{name}={morsel.value}" for name, morsel in browser.cookies.items()))

@@ -1,37 +1,45 @@
-"""Two views: one submits with `.delay()`, one says how the task stands, for clients that ask every half second."""
+"""One view submits a task, one says how it stands, for clients that ask every half second, and one submits many.
+
+Which system runs the tasks is in the environment: a module with `submit`, `look`, and `WAYS` to submit many at once.
+"""
 
 import json
+import os
+from importlib import import_module
 
-from celery.result import AsyncResult
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from benchmarks.baseline.celery import app
-from benchmarks.baseline.tasks import work
+tasks = import_module(os.environ["BASELINE_TASKS"])
 
 
 @csrf_exempt
 @require_POST
 @login_required
 def submit(request: HttpRequest) -> HttpResponse:
-    """Hand the work to Celery."""
+    """Hand the work over."""
     asked = json.loads(request.body)
-    task = work.delay(asked["kind"], asked["params"])
-    return JsonResponse({"id": task.id}, status=202)
+    return JsonResponse({"id": tasks.submit(asked["kind"], asked["params"])}, status=202)
+
+
+@csrf_exempt
+@require_POST
+@login_required
+def submit_many(request: HttpRequest, way: str) -> HttpResponse:
+    """Hand many over in one request."""
+    asked = [(one["kind"], one["params"]) for one in json.loads(request.body)["jobs"]]
+    return JsonResponse({"ids": tasks.WAYS[way](asked)}, status=202)
 
 
 @login_required
 def status(request: HttpRequest, task_id: str) -> HttpResponse:
     """How a task stands, and its result once there is one."""
-    task = AsyncResult(task_id, app=app)
-    state = task.status
-    if state not in ("SUCCESS", "FAILURE"):
-        return JsonResponse({"id": task_id, "status": state})
-    result = task.result if state == "SUCCESS" else str(task.result)
-    return JsonResponse({"id": task_id, "status": state, "result": result, "finished_at": task.date_done.isoformat()})
+    state, result, ended = tasks.look(task_id)
+    answer = {"id": task_id, "status": state}
+    return JsonResponse(answer | {"result": result, "finished_at": ended.isoformat()} if ended else answer)
 
 
-urlpatterns = [path("tasks", submit), path("tasks/<str:task_id>", status)]
+urlpatterns = [path("tasks", submit), path("tasks/<str:task_id>", status), path("many/<str:way>", submit_many)]
