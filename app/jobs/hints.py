@@ -83,10 +83,11 @@ log = structlog.get_logger(__name__)
 _skip_until = 0.0
 
 
-def tell(job: Job) -> None:
-    """Publish a change of a job, of which COLUMNS are known, and the result if it has one."""
-    SOON.forget(job.pk)
-    _publish([_hint(job)])
+def tell(*jobs: Job) -> None:
+    """Publish a change of each job, of which COLUMNS are known, and the result if it has one."""
+    for job in jobs:
+        SOON.forget(job.pk)
+    _publish([_hint(job) for job in jobs])
 
 
 class Soon:
@@ -138,6 +139,8 @@ def _publish(texts: Sequence[str]) -> None:
     if time.monotonic() < _skip_until:
         return
     try:
+        if not texts:
+            return
         if len(texts) == 1:
             client(timeout_s=1).publish(CHANNEL, texts[0])
             return

@@ -88,14 +88,21 @@ def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
 
 
 def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
-    """Take a queued job that is due. None: it is running, has ended, is not due, or is of a kind or a lane that this
-    release does not know; drop the message, since the sweeper publishes again what stays queued.
+    """`claim_all` for one job."""
+    return next(iter(claim_all([job_id], worker, pool)), None)
+
+
+def claim_all(job_ids: Sequence[uuid.UUID], worker: str, pool: str) -> list[Claim]:
+    """Take those of the jobs that are queued and due, in this order. The others run, have ended, are not due, or are of
+    a kind or a lane that this release does not know; drop their message, since the sweeper publishes again what stays
+    queued.
     """
-    job = _claiming().one(id=_stored(job_id), worker=worker, pool=pool)
-    if job is None:
-        return None
-    hints.SOON.tell(job)
-    return Claim(job.pk, job.attempt, job.kind, job.lane, job.params, job.joining, job.parent_id)
+    ids = {f"id{number}": _stored(job_id) for number, job_id in enumerate(job_ids)}
+    jobs = {job.pk: job for job in _claiming(len(job_ids)).all(**ids, worker=worker, pool=pool)}
+    for job in jobs.values():
+        hints.SOON.tell(job)
+    taken = [jobs[job_id] for job_id in dict.fromkeys(job_ids) if job_id in jobs]
+    return [Claim(job.pk, job.attempt, job.kind, job.lane, job.params, job.joining, job.parent_id) for job in taken]
 
 
 def _stored(job_id: uuid.UUID) -> Any:
@@ -107,7 +114,7 @@ NOBODY = uuid.UUID(int=0)  # stands for an id in what is written once
 
 
 @cache
-def _claiming() -> Update:
+def _claiming(count: int) -> Update:
     """The conditional update, which returns what the worker must know of the job."""
     ours = {"kind__in": list(kinds.ALL), "lane__in": list(settings.LANES.lanes)}  # else another release must run it
     first = Case(When(joining=True, then=F("started_at")), default=Now(), output_field=DateTimeField())
@@ -121,9 +128,11 @@ def _claiming() -> Update:
         "started_at": first,
         "note": "",
     }
-    blanks = {"id": _stored(NOBODY), "worker": "its worker", "pool": "its pool"}
+    ids = [uuid.UUID(int=number) for number in range(count)]
+    blanks = {f"id{number}": _stored(one) for number, one in enumerate(ids)}
+    blanks |= {"worker": "its worker", "pool": "its pool"}
     columns = (*hints.COLUMNS, "kind", "lane", "params", "joining")
-    return Update(runnable(Job.objects.filter(pk=NOBODY, state=State.QUEUED, **ours)), values, columns, blanks)
+    return Update(runnable(Job.objects.filter(pk__in=ids, state=State.QUEUED, **ours)), values, columns, blanks)
 
 
 def _held(claim: Claim) -> QuerySet[Job]:
@@ -227,10 +236,24 @@ def _part_ended(parent: Job) -> None:
 
 def succeed(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> bool:
     """End with a result, or as cancelled if that was asked for. False: this attempt no longer owns the job."""
+    end = partial(_succeeding().one, **_success(claim, result, artifact))
+    return _ended(end, claim.parent_id, result, artifact, claim.joining) or stopped(claim)
+
+
+def succeed_all(done: Sequence[tuple[Claim, dict[str, Any]]]) -> list[bool]:
+    """`succeed` for several jobs that leave nothing but a result, in one round trip."""
+    jobs = _succeeding().each([_success(claim, result) for claim, result in done])
+    for job, (_, result) in zip(jobs, done, strict=True):
+        if job is not None:
+            job.result, job.has_artifact = result, False
+    hints.tell(*(job for job in jobs if job is not None))
+    return [job is not None or stopped(claim) for job, (claim, _) in zip(jobs, done, strict=True)]
+
+
+def _success(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> dict[str, Any]:
     text = json.dumps(result, allow_nan=False)
     stored = counted(len(text)) + (len(artifact.content) if artifact else 0)
-    end = partial(_succeeding().one, id=_stored(claim.id), attempt=claim.attempt, result=text, stored=stored)
-    return _ended(end, claim.parent_id, result, artifact, claim.joining) or stopped(claim)
+    return {"id": _stored(claim.id), "attempt": claim.attempt, "result": text, "stored": stored}
 
 
 @cache
@@ -501,7 +524,7 @@ def publish_now(ids: Sequence[uuid.UUID]) -> bool:
     with transaction.atomic():
         free = list(queued.select_for_update(skip_locked=True, no_key=True).values_list("pk", flat=True))
         Job.objects.filter(pk__in=free).update(published_at=Now())
-    rows = queued.filter(pk__in=free).only("lane", "kind", "published_at")
+    rows = queued.filter(pk__in=free).only("lane", "kind", "attempt", "published_at")
     return publish(list(rows.order_by("id")))
 
 

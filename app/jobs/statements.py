@@ -41,7 +41,7 @@ def _blank(value: Any, blanks: Mapping[str, Any]) -> str | None:
 
 
 class Update:
-    """An UPDATE of one row that returns some of its columns. Where it is written once, `blanks` are its values."""
+    """An UPDATE that returns some of its columns. Where it is written once, `blanks` are its values."""
 
     def __init__(
         self,
@@ -61,11 +61,31 @@ class Update:
         """The row afterwards, as a model that has only these columns; None if no row was changed."""
         with connection.cursor() as cursor:
             cursor.execute(self._statement.sql, self._statement.bind(**given))
-            row = cursor.fetchone()
+            return self._row(cursor.fetchone())
+
+    def _row(self, row: Any) -> Any:
         if row is None:
             return None
         pairs = zip(row, _converters(self._model, self._columns), strict=True)
         return self._model.from_db(connection.alias, self._columns, [convert(value) for value, convert in pairs])
+
+    def each(self, given: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Change one row after the other, all or none where the database can; what each is afterwards."""
+        if connection.vendor != "postgresql" or len(given) == 1:
+            return [self.one(**values) for values in given]
+        with connection.cursor() as cursor, connection.wrap_database_errors:
+            raw = cursor.cursor
+            raw.executemany(self._statement.sql, [self._statement.bind(**values) for values in given], returning=True)
+            rows = [raw.fetchone()]
+            while raw.nextset():
+                rows.append(raw.fetchone())
+        return [self._row(row) for row in rows]
+
+    def all(self, **given: Any) -> list[Any]:
+        """Change all rows that there are; what they are afterwards."""
+        with connection.cursor() as cursor:
+            cursor.execute(self._statement.sql, self._statement.bind(**given))
+            return [self._row(row) for row in cursor.fetchall()]
 
     def many(self, given: Sequence[Mapping[str, Any]]) -> None:
         """Change one row after the other, in one round trip."""
