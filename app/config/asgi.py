@@ -33,13 +33,15 @@ def for_users(app: Any) -> App:
 
 
 HTTP = [
-    at("api/jobs/<uuid:job_id>/events", for_users(streams.events)),
+    at("api/jobs/<uuid:job_id>/events", for_users(streams.one_job)),
+    at("api/events", for_users(streams.all_jobs)),
     at("healthz", process.healthz),
     at("metrics", process.metrics),
     elsewhere(process.not_here),
 ]
 WEBSOCKETS = [
-    at("ws/jobs/<uuid:job_id>", for_users(sockets.JobSocket.as_asgi())),
+    at("ws/jobs/<uuid:job_id>", for_users(sockets.one_job)),
+    at("ws/jobs", for_users(sockets.all_jobs)),
     elsewhere(sockets.no_such_socket),
 ]
 application = ProtocolTypeRouter(

@@ -39,6 +39,7 @@ class Lane(Strict):
     max_attempts: int = Field(gt=0)
     max_slots: int = Field(gt=0)
     latency_target_s: float = Field(gt=0)
+    chunk: int = Field(1, ge=1, le=64)
 
     @model_validator(mode="after")
     def limits_are_ordered(self) -> "Lane":
@@ -46,6 +47,8 @@ class Lane(Strict):
             raise ValueError("soft_time_limit must be below time_limit, or no job can end itself in time")
         if self.pool == "solo" and self.max_slots != 1:
             raise ValueError("a solo pool runs one job at a time, so max_slots must be 1")
+        if self.pool != "solo" and self.chunk != 1:
+            raise ValueError("chunk needs a solo pool: the others have limits for a message, not for each job in it")
         return self
 
 

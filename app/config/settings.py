@@ -100,7 +100,7 @@ def _postgresql(url: str, pool: int) -> dict[str, Any]:
     if pool:
         options["pool"] = {"min_size": 1, "max_size": pool, "timeout": 5}
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "config.postgresql",
         **{name: parts.get(key, "") for name, key in names.items()},
         "CONN_MAX_AGE": 0 if pool else None,
         "CONN_HEALTH_CHECKS": True,

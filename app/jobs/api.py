@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any, NoReturn, cast
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.contrib.auth.models import User
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from django.db.models import BinaryField, QuerySet
 from django.db.models.functions import Length, Substr
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -186,6 +187,15 @@ def _place(request: HttpRequest, refused: submit.Refused) -> list[dict[str, str]
 def _database_away(request: HttpRequest, error: DatabaseError) -> NoReturn:
     """jobs.outages waits for the database, or answers 503."""
     raise error
+
+
+@api.exception_handler(IntegrityError)
+def _may_be_nobody(request: HttpRequest, error: IntegrityError) -> HttpResponse:
+    """The user may have been deleted in the seconds for which a token is known (jobs/tokens.py)."""
+    if User.objects.filter(pk=_owner(request)).exists():
+        raise error
+    tokens.forget()
+    return _not_signed_in(request, AuthenticationError())
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ class JobsConfig(AppConfig):
 
     def ready(self) -> None:
         """A kind that no lane serves stops every process here, before it can lose a job."""
+        from jobs import tokens  # noqa: F401  (its signals: a token may be deleted in any process)
         from jobs.publish import route
 
         for kind in kinds.ALL.values():

@@ -1,6 +1,7 @@
 """Hands jobs to Celery. A job that cannot be published waits in the ledger; the sweeper publishes it later."""
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -13,12 +14,14 @@ from django.db import transaction
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+import kinds
 from config.celery import app, bindings, bound_to, queues_of
 from jobs.backpressure import GATE
 from jobs.models import Job, State, unlocked
 
 log = structlog.get_logger(__name__)
 TASK = "jobs.run"
+SPREAD = 16  # messages, at least, that short jobs are spread over: workers share them
 
 
 @cache
@@ -42,7 +45,9 @@ def route(lane: str, name: str) -> dict[str, str]:
 
 
 def publish(jobs: Sequence[Job]) -> bool:
-    """Publish queued jobs with `task_id = job.id`; False, and marked as unpublished, when the broker cannot take them.
+    """Publish queued jobs; False, and marked as unpublished, when the broker cannot take them.
+
+    A message has its job's id, or its first job's, as task_id.
 
     Duplicates do no harm: only one claim of a job succeeds.
     """
@@ -53,8 +58,8 @@ def publish(jobs: Sequence[Job]) -> bool:
         return False
     try:
         with app.producer_pool.acquire(block=True, timeout=1) as producer, _bindings(producer), producer.batch():
-            for job in jobs:
-                _send(job, producer)
+            for together in _messages(jobs):
+                _send(together, producer)
     except (KombuError, OSError, RedisError) as error:  # not all that redis-py raises is wrapped by Kombu
         log.warning("jobs not published: the sweeper will publish them", jobs=len(jobs), error=str(error))
         mark_unpublished(job.pk for job in jobs)
@@ -81,12 +86,28 @@ def bind_queues(channel: Any) -> None:
         queue(channel).declare()
 
 
-def _send(job: Job, producer: object) -> None:
+def _messages(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """What travels together: short jobs that nobody has tried, if there are enough for several workers."""
+    short: defaultdict[tuple[str, str], list[Job]] = defaultdict(list)
+    for job in jobs:
+        kind = kinds.ALL.get(job.kind)
+        if kind and kind.short and not job.attempt:
+            short[job.lane, job.kind].append(job)
+        else:
+            yield [job]
+    for (lane, _), some in short.items():
+        size = max(1, min(settings.LANES[lane].chunk, len(some) // SPREAD))
+        yield from (some[at : at + size] for at in range(0, len(some), size))
+
+
+def _send(jobs: Sequence[Job], producer: object) -> None:
+    job = jobs[0]
     at = job.published_at.timestamp() if job.published_at else None
+    ids = [str(one.pk) for one in jobs]
     app.send_task(
         TASK,
-        (str(job.pk),),
-        task_id=str(job.pk),
+        ids,
+        task_id=ids[0],
         producer=producer,
         retry=False,
         ignore_result=True,

@@ -38,11 +38,29 @@ def _has_artifact(job: Job) -> bool:
 
 def as_json(job: Job) -> dict[str, Any]:
     """A job as the API, the WebSocket and the event stream tell it; `JobOut` describes it."""
+    return lasting(job) | changing(job)
+
+
+def lasting(job: Job) -> dict[str, Any]:
+    """What of a job never changes."""
     url = f"/api/jobs/{job.pk}"
     return {
         "id": str(job.pk),
         "kind": job.kind,
         "lane": job.lane,
+        "params": job.params,
+        "parent": str(job.parent_id) if job.parent_id else None,
+        "idempotency_key": job.idempotency_key,
+        "created_at": iso(job.created_at),
+        "url": url,
+        "events_url": f"{url}/events",
+        "ws_url": f"/ws/jobs/{job.pk}",
+    }
+
+
+def changing(job: Job) -> dict[str, Any]:
+    """The rest."""
+    return {
         "pool": job.pool,
         "worker": job.worker,
         "state": str(job.state),
@@ -50,25 +68,18 @@ def as_json(job: Job) -> dict[str, Any]:
         "note": job.note,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
-        "params": job.params,
-        "result": job.result,
+        "result": job.result if job.state == State.SUCCEEDED else None,
         "error": job.error or None,
-        "artifact_url": f"{url}/artifact" if _has_artifact(job) else None,
-        "parent": str(job.parent_id) if job.parent_id else None,
+        "artifact_url": f"/api/jobs/{job.pk}/artifact" if _has_artifact(job) else None,
         "parts_total": job.parts_total,
         "open_parts": job.open_parts,
         "cancel_requested": job.cancel_requested,
-        "idempotency_key": job.idempotency_key,
         "run_after": iso(job.run_after),
-        "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),
         "finished_at": iso(job.finished_at),
         "notified_at": iso(job.notified_at),
         "timings": job.timings,
         "version": job.version,
-        "url": url,
-        "events_url": f"{url}/events",
-        "ws_url": f"/ws/jobs/{job.pk}",
     }
 
 
@@ -101,6 +112,13 @@ class JobOut(Strict):
     id: JobId
     kind: str
     lane: str
+    params: dict[str, Any]
+    parent: uuid.UUID | None = Field(description="The job that this one is a part of.")
+    idempotency_key: str | None
+    created_at: datetime
+    url: str
+    events_url: str
+    ws_url: str
     pool: str = Field(description="The pool of the worker that ran it last; empty before.")
     worker: str = Field(description="The worker that ran it last; empty before.")
     state: StateName
@@ -108,25 +126,18 @@ class JobOut(Strict):
     note: str = Field(description="What it is doing, in a few words.")
     attempt: int
     max_attempts: int
-    params: dict[str, Any]
     result: dict[str, Any] | None
     error: str | None = Field(description="One sentence on why it failed.")
     artifact_url: str | None = Field(description="Where its file is, if it left one.")
-    parent: uuid.UUID | None = Field(description="The job that this one is a part of.")
     parts_total: int
     open_parts: int
     cancel_requested: bool
-    idempotency_key: str | None
     run_after: datetime | None
-    created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     notified_at: datetime | None
     timings: TimingsOut
     version: int = Field(description="Grows with every change.")
-    url: str
-    events_url: str
-    ws_url: str
 
 
 class JobsOut(Strict):

@@ -9,21 +9,32 @@ running, no lease --the last part ends--> queued, joining
 import json
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache, partial
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, DateTimeField, F, OuterRef, Q, QuerySet, Subquery, When
-from django.db.models.functions import Length, Now
+from django.db.models import (
+    Case,
+    DateTimeField,
+    DurationField,
+    F,
+    JSONField,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Value,
+    When,
+)
+from django.db.models.functions import Cast, Length, Now
 from django.db.models.lookups import LessThan
-from django.db.models.sql import UpdateQuery
 
 import kinds
 from config.celery import app
@@ -31,7 +42,7 @@ from fleet.records import held, tally, writable
 from jobs import hints
 from jobs.models import DUE_AT, FINISHED, OPEN, Clock, Job, JobArtifact, State, counted, runnable, unlocked
 from jobs.publish import publish
-from jobs.statements import Statement, write
+from jobs.statements import Update
 from kinds.base import Artifact, Part
 
 log = structlog.get_logger(__name__)
@@ -58,8 +69,14 @@ def _lease() -> Any:
     return Clock() + timedelta(seconds=ENV.lease_s)
 
 
-def _hint_after_commit(job_id: uuid.UUID) -> None:
-    transaction.on_commit(partial(hints.tell, job_id))
+def _update(rows: QuerySet[Job], **values: Any) -> Job | None:
+    """Change one row, if it is still in `rows`; what it is afterwards, as far as a hint tells of it."""
+    job: Job | None = Update(rows, values | {"version": F("version") + 1}, hints.COLUMNS).one()
+    return job
+
+
+def _hint_after_commit(job: Job) -> None:
+    transaction.on_commit(partial(hints.tell, job))
 
 
 def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
@@ -71,15 +88,21 @@ def _publish_after_commit(ids: Sequence[uuid.UUID]) -> None:
 
 
 def claim(job_id: uuid.UUID, worker: str, pool: str) -> Claim | None:
-    """Take a queued job that is due. None: it is running, has ended, is not due, or is of a kind or a lane that this
-    release does not know; drop the message, since the sweeper publishes again what stays queued.
+    """`claim_all` for one job."""
+    return next(iter(claim_all([job_id], worker, pool)), None)
+
+
+def claim_all(job_ids: Sequence[uuid.UUID], worker: str, pool: str) -> list[Claim]:
+    """Take those of the jobs that are queued and due, in this order. The others run, have ended, are not due, or are of
+    a kind or a lane that this release does not know; drop their message, since the sweeper publishes again what stays
+    queued.
     """
-    statement = _claiming()
-    values = statement.bind(id=_stored(job_id), worker=worker, pool=pool)
-    for job in list(Job.objects.raw(statement.sql, values)):
-        hints.tell(job_id)
-        return Claim(job.pk, job.attempt, job.kind, job.lane, job.params, job.joining, job.parent_id)
-    return None
+    ids = {f"id{number}": _stored(job_id) for number, job_id in enumerate(job_ids)}
+    jobs = {job.pk: job for job in _claiming(len(job_ids)).all(**ids, worker=worker, pool=pool)}
+    for job in jobs.values():
+        hints.SOON.tell(job)
+    taken = [jobs[job_id] for job_id in dict.fromkeys(job_ids) if job_id in jobs]
+    return [Claim(job.pk, job.attempt, job.kind, job.lane, job.params, job.joining, job.parent_id) for job in taken]
 
 
 def _stored(job_id: uuid.UUID) -> Any:
@@ -87,28 +110,29 @@ def _stored(job_id: uuid.UUID) -> Any:
     return Job._meta.pk.get_db_prep_value(job_id, connection)
 
 
+NOBODY = uuid.UUID(int=0)  # stands for an id in what is written once
+
+
 @cache
-def _claiming() -> Statement:
+def _claiming(count: int) -> Update:
     """The conditional update, which returns what the worker must know of the job."""
-    nobody = uuid.UUID(int=0)
     ours = {"kind__in": list(kinds.ALL), "lane__in": list(settings.LANES.lanes)}  # else another release must run it
-    due = runnable(Job.objects.filter(pk=nobody, state=State.QUEUED, **ours))
-    query = cast(UpdateQuery, due.query.chain(UpdateQuery))
     first = Case(When(joining=True, then=F("started_at")), default=Now(), output_field=DateTimeField())
-    query.add_update_values(
-        {
-            "state": State.RUNNING,
-            "attempt": F("attempt") + 1,
-            "version": F("version") + 1,
-            "lease_until": _lease(),
-            "worker": "its worker",
-            "pool": "its pool",
-            "started_at": first,
-            "note": "",
-        }
-    )
-    blanks = {"id": _stored(nobody), "worker": "its worker", "pool": "its pool"}
-    return write(query, blanks, "{} RETURNING id, attempt, kind, lane, params, joining, parent_id")
+    values = {
+        "state": State.RUNNING,
+        "attempt": F("attempt") + 1,
+        "version": F("version") + 1,
+        "lease_until": _lease(),
+        "worker": "its worker",
+        "pool": "its pool",
+        "started_at": first,
+        "note": "",
+    }
+    ids = [uuid.UUID(int=number) for number in range(count)]
+    blanks = {f"id{number}": _stored(one) for number, one in enumerate(ids)}
+    blanks |= {"worker": "its worker", "pool": "its pool"}
+    columns = (*hints.COLUMNS, "kind", "lane", "params", "joining")
+    return Update(runnable(Job.objects.filter(pk__in=ids, state=State.QUEUED, **ours)), values, columns, blanks)
 
 
 def _held(claim: Claim) -> QuerySet[Job]:
@@ -118,11 +142,23 @@ def _held(claim: Claim) -> QuerySet[Job]:
 
 def report(claim: Claim, share: float, note: str) -> bool:
     """Record progress. False: stop working, because a cancel was asked for or this attempt no longer owns the job."""
-    rows = _held(claim).filter(cancel_requested=False)
-    if not rows.update(progress=share, note=note[:200], version=F("version") + 1):
+    note = note[:200]
+    job = _reporting().one(id=_stored(claim.id), attempt=claim.attempt, progress=share, note=note)
+    if job is None:
         return False
-    hints.tell(claim.id)
+    hints.tell(job)
     return True
+
+
+ANYBODY = Claim(NOBODY, 2_000_000_000, "", "", {}, False, None)  # stands for a claim in what is written once
+
+
+@cache
+def _reporting() -> Update:
+    rows = _held(ANYBODY).filter(cancel_requested=False)
+    values = {"progress": -1.0, "note": "its note", "version": F("version") + 1}
+    blanks = {"id": _stored(NOBODY), "attempt": ANYBODY.attempt, "progress": -1.0, "note": "its note"}
+    return Update(rows, values, hints.COLUMNS, blanks)
 
 
 def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
@@ -139,25 +175,35 @@ def renew(worker: str, job_ids: Sequence[uuid.UUID]) -> int:
 
 
 def _end(rows: QuerySet[Job], job_id: uuid.UUID, parent_id: uuid.UUID | None, state: State, **values: Any) -> bool:
-    """Move the row to a terminal state if it is still in `rows`, and tell its parent. Locks parents before parts."""
-    artifact: Artifact | None = values.pop("artifact", None)
-    joins: bool = values.pop("joins", False)
+    """Move the row to a terminal state, without a result, if it is still in `rows`, and tell its parent."""
+    ended = {"state": state, "finished_at": Now(), "lease_until": None, **values}
+    return _ended(partial(_update, rows.filter(pk=job_id), **ended), parent_id)
+
+
+def _ended(
+    end: Callable[[], Job | None],
+    parent_id: uuid.UUID | None,
+    result: dict[str, Any] | None = None,
+    artifact: Artifact | None = None,
+    joins: bool = False,
+) -> bool:
+    """Call what ends the row; store what goes with it, and tell its parent. Locks parents before parts."""
     alone = parent_id is None and artifact is None and not joins  # one statement needs no BEGIN and COMMIT around it
     with nullcontext() if alone else transaction.atomic():
         parent = Job.objects.select_for_update().filter(pk=parent_id).first() if parent_id else None
-        ended = rows.filter(pk=job_id).update(
-            state=state, finished_at=Now(), lease_until=None, version=F("version") + 1, **values
-        )
-        if not ended:
+        job = end()
+        if job is None:
             return False
+        job.result = result
         if artifact is not None:
             content = {"media_type": artifact.media_type, "filename": artifact.filename, "content": artifact.content}
-            JobArtifact.objects.create(job_id=job_id, **content)
+            JobArtifact.objects.create(job_id=job.pk, **content)
         if joins:
-            _drop_files_of_parts(job_id)
+            _drop_files_of_parts(job.pk)
         if parent is not None:
             _part_ended(parent)
-        _hint_after_commit(job_id)
+        job.has_artifact = artifact is not None  # type: ignore[attr-defined]
+        _hint_after_commit(job)
     return True
 
 
@@ -175,33 +221,56 @@ def _drop_files_of_parts(parent_id: uuid.UUID) -> None:
 def _part_ended(parent: Job) -> None:
     """One part less to wait for; after the last one the parent is queued again, to join. The caller holds its lock."""
     left = parent.open_parts - 1
-    rows = Job.objects.filter(pk=parent.pk)
-    waiting = parent.state == State.RUNNING
-    rows.update(
-        open_parts=left,
-        version=F("version") + 1,
-        **({"progress": (parent.parts_total - left) / parent.parts_total} if waiting else {}),
-    )
-    if waiting and left == 0:
-        _queue_to_join(rows, parent)
-    _hint_after_commit(parent.pk)
-
-
-def _queue_to_join(rows: QuerySet[Job], parent: Job) -> None:
-    lane = settings.LANES.lanes.get(parent.lane)  # none: the sweeper ends it
-    allowed = parent.attempt + (lane.max_attempts if lane else 1)
-    rows.update(state=State.QUEUED, joining=True, published_at=Now(), run_after=None, max_attempts=allowed)
-    _publish_after_commit([parent.pk])
+    values: dict[str, Any] = {"open_parts": left}
+    if parent.state == State.RUNNING:
+        values["progress"] = (parent.parts_total - left) / parent.parts_total
+        if left == 0:
+            lane = settings.LANES.lanes.get(parent.lane)  # none: the sweeper ends it
+            allowed = parent.attempt + (lane.max_attempts if lane else 1)
+            values |= {"state": State.QUEUED, "joining": True, "published_at": Now(), "run_after": None}
+            values["max_attempts"] = allowed
+            _publish_after_commit([parent.pk])
+    if job := _update(Job.objects.filter(pk=parent.pk), **values):
+        _hint_after_commit(job)
 
 
 def succeed(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> bool:
     """End with a result, or as cancelled if that was asked for. False: this attempt no longer owns the job."""
-    rows = _held(claim).filter(cancel_requested=False)
-    done: dict[str, Any] = {"result": result, "artifact": artifact, "joins": claim.joining}
-    done |= {"progress": 1.0, "note": "", "error": ""}
-    if stored := counted(len(json.dumps(result))) + (len(artifact.content) if artifact else 0):
-        done["stored_bytes"] = F("stored_bytes") + stored
-    return _end(rows, claim.id, claim.parent_id, State.SUCCEEDED, **done) or stopped(claim)
+    end = partial(_succeeding().one, **_success(claim, result, artifact))
+    return _ended(end, claim.parent_id, result, artifact, claim.joining) or stopped(claim)
+
+
+def succeed_all(done: Sequence[tuple[Claim, dict[str, Any]]]) -> list[bool]:
+    """`succeed` for several jobs that leave nothing but a result, in one round trip."""
+    jobs = _succeeding().each([_success(claim, result) for claim, result in done])
+    for job, (_, result) in zip(jobs, done, strict=True):
+        if job is not None:
+            job.result, job.has_artifact = result, False
+    hints.tell(*(job for job in jobs if job is not None))
+    return [job is not None or stopped(claim) for job, (claim, _) in zip(jobs, done, strict=True)]
+
+
+def _success(claim: Claim, result: dict[str, Any], artifact: Artifact | None = None) -> dict[str, Any]:
+    text = json.dumps(result, allow_nan=False)
+    stored = counted(len(text)) + (len(artifact.content) if artifact else 0)
+    return {"id": _stored(claim.id), "attempt": claim.attempt, "result": text, "stored": stored}
+
+
+@cache
+def _succeeding() -> Update:
+    values = {
+        "state": State.SUCCEEDED,
+        "finished_at": Now(),
+        "lease_until": None,
+        "version": F("version") + 1,
+        "result": Cast(Value("its result"), JSONField()),
+        "stored_bytes": F("stored_bytes") + -2,
+        "progress": 1.0,
+        "note": "",
+        "error": "",
+    }
+    blanks = {"id": _stored(NOBODY), "attempt": ANYBODY.attempt, "result": "its result", "stored": -2}
+    return Update(_held(ANYBODY).filter(cancel_requested=False), values, hints.COLUMNS, blanks)
 
 
 def fail(claim: Claim, sentence: str) -> bool:
@@ -222,11 +291,11 @@ def split(claim: Claim, parts: Sequence[Part]) -> bool:
     children = [_child(parent, number, part) for number, part in enumerate(parts)]
     with transaction.atomic():
         rows = _held(claim).filter(cancel_requested=False)
-        waits = rows.update(lease_until=None, parts_total=len(parts), open_parts=len(parts), version=F("version") + 1)
-        if not waits:
+        waits = _update(rows, lease_until=None, parts_total=len(parts), open_parts=len(parts))
+        if waits is None:
             return False
         Job.objects.bulk_create(children, 1000)  # a statement may have 65,535 values
-        _hint_after_commit(claim.id)
+        _hint_after_commit(waits)
         transaction.on_commit(partial(publish, children))
     return True
 
@@ -264,18 +333,18 @@ def retry(claim: Claim, sentence: str) -> bool:
 
 def _requeue(rows: QuerySet[Job], job_id: uuid.UUID, note: str, delay: timedelta | None = None, **values: Any) -> bool:
     """The sweeper publishes it within a second or so: whoever calls this must not wait for a broker that hangs."""
-    queued = rows.filter(pk=job_id).update(
+    job = _update(
+        rows.filter(pk=job_id),
         state=State.QUEUED,
         lease_until=None,
-        version=F("version") + 1,
         note=note[:200],
         run_after=Now() + delay if delay else None,
         published_at=None,
         **values,
     )
-    if queued:
-        _hint_after_commit(job_id)
-    return bool(queued)
+    if job is not None:
+        _hint_after_commit(job)
+    return job is not None
 
 
 class Death(StrEnum):
@@ -368,8 +437,8 @@ def cancel(job_id: uuid.UUID) -> Job:
 def _cancel_open(job: Job) -> None:
     rows = Job.objects.filter(attempt=job.attempt, state=job.state, open_parts=job.open_parts)
     if job.state == State.RUNNING and not job.open_parts:
-        rows.filter(pk=job.pk).update(cancel_requested=True, note="stopping", version=F("version") + 1)
-        _hint_after_commit(job.pk)
+        if asked := _update(rows.filter(pk=job.pk), cancel_requested=True, note="stopping"):
+            _hint_after_commit(asked)
         transaction.on_commit(partial(_kill, job))
         return
     _end(rows, job.pk, job.parent_id, State.CANCELLED, cancel_requested=True, note="")
@@ -455,7 +524,7 @@ def publish_now(ids: Sequence[uuid.UUID]) -> bool:
     with transaction.atomic():
         free = list(queued.select_for_update(skip_locked=True, no_key=True).values_list("pk", flat=True))
         Job.objects.filter(pk__in=free).update(published_at=Now())
-    rows = queued.filter(pk__in=free).only("lane", "kind", "published_at")
+    rows = queued.filter(pk__in=free).only("lane", "kind", "attempt", "published_at")
     return publish(list(rows.order_by("id")))
 
 
@@ -478,6 +547,19 @@ def _delete(ids: Sequence[uuid.UUID]) -> int:
     return int(count or 0)  # Django says None where it knows that nothing is to be done
 
 
-def mark_notified(job_ids: Sequence[uuid.UUID]) -> None:
-    """Store when the first client of each of these jobs was told of its end: now."""
-    Job.objects.filter(pk__in=job_ids, notified_at=None, state__in=FINISHED).update(notified_at=Now())
+def mark_notified(told: Sequence[tuple[uuid.UUID, timedelta]]) -> None:
+    """Store when the first client of each of these jobs was told of its end: so long ago."""
+    if told:
+        _notifying().many([{"id": _stored(job_id), "ago": _lasting(ago)} for job_id, ago in told])
+
+
+def _lasting(time: timedelta) -> Any:
+    return DurationField().get_db_prep_value(time, connection)
+
+
+@cache
+def _notifying() -> Update:
+    ago = timedelta(days=-1)
+    rows = Job.objects.filter(pk=NOBODY, notified_at=None, state__in=FINISHED)
+    values = {"notified_at": Now() - Value(ago, output_field=DurationField())}
+    return Update(rows, values, (), {"id": _stored(NOBODY), "ago": _lasting(ago)})

@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from pydantic import ValidationError
 
 import kinds
+from jobs import hints
 from jobs.ids import is_repeated, new_id
 from jobs.models import OPEN, Job, State, counted, runnable
 from jobs.publish import publish
@@ -163,6 +164,8 @@ def submit(owner_id: int, submissions: Sequence[Submission]) -> list[tuple[Job, 
 
 
 def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]:
+    if job := _store_at_once(owner_id, checked):
+        return [(job, True)]
     with transaction.atomic():
         known = _known(owner_id, checked)
         stored = _stored_before(owner_id, checked)
@@ -181,11 +184,50 @@ def _store(owner_id: int, checked: Sequence[_Checked]) -> list[tuple[Job, bool]]
                 new.append(answer[-1][0])
                 known |= {key: new[-1]} if key else {}
         if new:
-            _refuse_floods(owner_id, new)
+            _refuse_floods(owner_id, {job.lane for job in new if job.run_after is None})
+            _refuse_crowds(owner_id, new)
             Job.objects.bulk_create(new)
+            transaction.on_commit(partial(hints.tell_of_new, new))
         unsent = [job for job in (*new, *stored.values()) if job.published_at and job.state == State.QUEUED]
         transaction.on_commit(partial(publish, unsent))
     return answer
+
+
+def _store_at_once(owner_id: int, checked: Sequence[_Checked]) -> Job | None:
+    """One job, as most clients send it, in one statement. None: it is not such a one, or the limit does not let it in,
+    and the way above says so.
+    """
+    one = checked[0].submission
+    plain = len(checked) == 1 and one.idempotency_key is None and one.run_after is None and not is_repeated()
+    if not plain or connection.vendor != "postgresql":
+        return None
+    job = _job(owner_id, checked[0])
+    _refuse_floods(owner_id, {job.lane})
+    limit = settings.ENV.max_open_jobs
+    fields, sql = _inserting(limit)
+    values = [field.get_db_prep_save(getattr(job, field.attname), connection) for field in fields]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*values, *_counting(limit).bind(owner=owner_id), limit])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    job.created_at, job.published_at = row
+    transaction.on_commit(partial(hints.tell_of_new, [job]))
+    transaction.on_commit(partial(publish, [job]))
+    return job
+
+
+@cache
+def _inserting(limit: int) -> tuple[list[Any], str]:
+    """Inserts a job, by these fields, of a user who has fewer than `limit` open; returns what the database chose."""
+    chosen = ("created_at", "published_at")
+    fields = [field for field in Job._meta.concrete_fields if field.name not in chosen]
+    columns = ", ".join(str(field.column) for field in fields)
+    values = ", ".join(["%s"] * len(fields))
+    return fields, (
+        f"INSERT INTO {Job._meta.db_table} ({columns}) SELECT {values} "
+        f"WHERE ({_counting(limit).sql}) < %s RETURNING {', '.join(chosen)}"
+    )
 
 
 def _stored_before(owner_id: int, checked: Sequence[_Checked]) -> dict[uuid.UUID, Job]:
@@ -222,20 +264,24 @@ _backlog_seen: dict[str, tuple[float, int]] = {}
 _stored_seen: dict[int, tuple[float, int, datetime | None]] = {}
 
 
-def _refuse_floods(owner_id: int, new: Sequence[Job]) -> None:
+def _refuse_floods(owner_id: int, lanes: Collection[str]) -> None:
+    """By what this process has seen in the last seconds."""
     if room().full:
         raise DatabaseFull("The database has no room for more jobs; try again later, when some have been deleted.")
+    _refuse_collectors(owner_id)
+    for lane in lanes:
+        most, wait_s = settings.LANES[lane].max_backlog, settings.RETRY_AFTER_S
+        if backlog(lane, most) >= most:
+            raise LaneFull(f"The {lane} lane has {most} jobs waiting, its limit; try again in {wait_s} s.")
+
+
+def _refuse_crowds(owner_id: int, new: Sequence[Job]) -> None:
     limit = settings.ENV.max_open_jobs
     open_jobs = _open_jobs(owner_id, limit + 1)
     if open_jobs + len(new) > limit:
         raise TooManyOpenJobs(f"You have {open_jobs} open jobs of at most {limit}; wait for some to end.")
     if later := sum(job.run_after is not None for job in new):
         _refuse_hoards(owner_id, later)
-    _refuse_collectors(owner_id)
-    for lane in {job.lane for job in new if job.run_after is None}:
-        most, wait_s = settings.LANES[lane].max_backlog, settings.RETRY_AFTER_S
-        if backlog(lane, most) >= most:
-            raise LaneFull(f"The {lane} lane has {most} jobs waiting, its limit; try again in {wait_s} s.")
 
 
 def _refuse_hoards(owner_id: int, later: int) -> None:

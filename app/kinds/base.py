@@ -108,6 +108,7 @@ class Kind:
         run: the work. It may return a `Split`.
         join: makes the outcome of a split job from its parts.
         transient: exceptions, besides `Transient`, that are worth another attempt.
+        short: it takes milliseconds, so that a worker may be given several jobs at once.
         internal: only other kinds may ask for it (as a part).
         synthetic: for load tests and sizing; offered only if HEADRACE_SYNTHETIC_KINDS is set.
     """
@@ -120,6 +121,7 @@ class Kind:
     run: Run
     join: Join | None = None
     transient: tuple[type[Exception], ...] = field(default=())
+    short: bool = False
     internal: bool = False
     synthetic: bool = False
 

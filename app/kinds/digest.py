@@ -51,4 +51,5 @@ KIND = Kind(
     lane="quick",
     params=DigestParams,
     run=run,
+    short=True,
 )

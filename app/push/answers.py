@@ -1,5 +1,6 @@
 """HTTP answers of the push process, its WebSocket close codes, and the types of ASGI."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,7 +14,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NORMAL, INTERNAL, RESTART, TRY_LATER = 1000, 1011, 1012, 1013
-SIGN_IN, NOT_OURS, NO_SUCH_JOB = 4401, 4403, 4404
+SIGN_IN, NOT_OURS, NO_SUCH_JOB, TOO_OLD = 4401, 4403, 4404, 4410
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -35,3 +36,21 @@ async def respond(send: Send, status: int, body: bytes = b"", **headers: str) ->
 async def problem(send: Send, status: int, detail: str = "", **headers: str) -> None:
     """An RFC 9457 answer."""
     await respond(send, status, json.dumps(body_of(status, detail)).encode(), content_type=MEDIA_TYPE, **headers)
+
+
+async def while_connected(work: Awaitable[None], receive: Receive) -> None:
+    """Do the work until it is done or the client has left."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_client_left(receive))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        [outcome, _] = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
+        raise outcome
+
+
+async def _client_left(receive: Receive) -> None:
+    while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
+        pass

@@ -48,10 +48,11 @@ def signed_in(inner: App) -> App:
     return app
 
 
-@database_sync_to_async  # type: ignore[untyped-decorator]
-def _by_token(header: str) -> Identity | None:
+async def _by_token(header: str) -> Identity | None:
     scheme, _, token = header.partition(" ")
-    found = tokens.find(token) if scheme.lower() == "bearer" else None
+    if scheme.lower() != "bearer":
+        return None
+    found = tokens.known(token) or await database_sync_to_async(tokens.find)(token)
     return Identity(found.user_id, found.pk) if found else None
 
 
@@ -59,19 +60,22 @@ def _by_token(header: str) -> Identity | None:
 def signed_out(identities: Collection[Identity]) -> set[Identity]:
     """Those that prove nothing any more: token deleted, session over, user disabled, password changed."""
     users = User.objects.filter(is_active=True).in_bulk({one.user_id for one in identities})
-    tokens = ApiToken.objects.filter(pk__in={one.token_id for one in identities if one.token_id})
+    kept = ApiToken.objects.filter(pk__in={one.token_id for one in identities if one.token_id})
     sessions = Session.objects.filter(
         pk__in={one.session_key for one in identities if one.session_key}, expire_date__gt=Now()
     )
-    hold = {None, *tokens.values_list("pk", flat=True), *sessions.values_list("pk", flat=True)}
+    hold = {None, *kept.values_list("pk", flat=True), *sessions.values_list("pk", flat=True)}
     hashes = {None: None} | {pk: user.get_session_auth_hash() for pk, user in users.items()}
-    return {
+    gone = {
         one
         for one in identities
         if one.user_id not in users
         or not {one.token_id, one.session_key} <= hold
         or (one.session_key and one.session_hash != hashes[one.user_id])
     }
+    if gone:
+        tokens.forget()  # they would be let in again for some seconds
+    return gone
 
 
 def origin_is_ours(headers: dict[str, str]) -> bool:

@@ -1,12 +1,13 @@
-"""WebSockets: a client follows one job. It is sent the job, then each change; the socket closes after the job's end."""
+"""WebSockets. A client follows one job: it is sent the job, then each change, and is closed after the job's end; or it
+follows all jobs of its user, for as long as it likes.
+"""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from urllib.parse import parse_qs
 
 import structlog
-from channels.consumer import get_handler_name
-from channels.exceptions import StopConsumer
-from channels.generic.websocket import AsyncWebsocketConsumer
 from django.db import Error as DatabaseError
 
 from push.answers import (
@@ -16,80 +17,86 @@ from push.answers import (
     NOT_OURS,
     RESTART,
     SIGN_IN,
+    TOO_OLD,
     TRY_LATER,
-    Message,
     Receive,
     Scope,
     Send,
     headers_of,
+    while_connected,
 )
+from push.feeds import TooOld
 from push.identity import origin_is_ours
-from push.messages import SEND_TIMEOUT_S, client_told, message_of
-from push.watcher import GoingAway, SignedOut, TooMany, UnknownJob, follow
+from push.messages import SEND_TIMEOUT_S, News, client_told, message_of
+from push.watcher import GoingAway, SignedOut, TooMany, UnknownJob, follow, follow_all
 
 log = structlog.get_logger(__name__)
+CODES = {
+    UnknownJob: NO_SUCH_JOB,
+    SignedOut: SIGN_IN,
+    TooOld: TOO_OLD,
+    GoingAway: RESTART,
+    TooMany: TRY_LATER,
+    TimeoutError: TRY_LATER,
+}
 
 
-class JobSocket(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """One client that follows one job. What the client sends is ignored; gunicorn closes on large messages (1009)."""
+async def one_job(scope: Scope, receive: Receive, send: Send) -> None:
+    """A socket that follows one job."""
+    if await _let_in(scope, receive, send):
+        await _serve(follow(scope["url_route"]["kwargs"]["job_id"], scope["identity"]), receive, send)
 
-    _following: asyncio.Task[None] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """However the connection ends, the task that follows the job ends with it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            if self._following is not None:
-                self._following.cancel()
-
-    async def dispatch(self, message: Message) -> None:
-        """Channels' own uses the database thread for each message of a client; ours does not need to."""
-        await getattr(self, get_handler_name(message))(message)
-
-    async def websocket_disconnect(self, message: Message) -> None:
-        """Channels' own leaves groups and closes connections in the database thread; ours has neither."""
-        raise StopConsumer
-
-    async def connect(self) -> None:
-        """Accepts even what is then closed: a browser sees a close code, but not why a handshake was refused."""
-        await self.accept()
-        if not origin_is_ours(headers_of(self.scope)):
-            await self.close(NOT_OURS)
-        elif self.scope["identity"] is None:
-            await self.close(SIGN_IN)
-        else:
-            self._following = asyncio.create_task(self._follow())
-
-    async def _follow(self) -> None:
-        try:
-            await self.close(await self._tell())
-        except OSError as error:
-            log.debug("client left before the job ended", error=str(error))
-        except Exception:
-            log.exception("following a job failed: closing the socket")
-            await self.close(INTERNAL)
-
-    async def _tell(self) -> int:
-        """Send until the job has ended; the code to close with."""
-        try:
-            async with aclosing(follow(self.scope["url_route"]["kwargs"]["job_id"], self.scope["identity"])) as changes:
-                async for job in changes:
-                    async with asyncio.timeout(SEND_TIMEOUT_S):
-                        await self.send(message_of(job))
-                    client_told(job)
-        except UnknownJob:
-            return NO_SUCH_JOB
-        except SignedOut:
-            return SIGN_IN
-        except GoingAway:
-            return RESTART
-        except (TooMany, DatabaseError, TimeoutError):
-            return TRY_LATER
-        return NORMAL
+async def all_jobs(scope: Scope, receive: Receive, send: Send) -> None:
+    """A socket that follows all jobs of its user; `?since=` is the last cursor that it was sent."""
+    if await _let_in(scope, receive, send):
+        [since] = parse_qs(scope["query_string"].decode()).get("since", [""])[:1]
+        await _serve(follow_all(scope["identity"], since), receive, send)
 
 
 async def no_such_socket(scope: Scope, receive: Receive, send: Send) -> None:
     """Any other address: closed like one of a job that does not exist."""
     await send({"type": "websocket.accept"})
-    await send({"type": "websocket.close", "code": NO_SUCH_JOB})
+    await _close(send, NO_SUCH_JOB)
+
+
+async def _let_in(scope: Scope, receive: Receive, send: Send) -> bool:
+    """Accepts even what is then closed: a browser sees a close code, but not why a handshake was refused."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    if not origin_is_ours(headers_of(scope)):
+        await _close(send, NOT_OURS)
+    elif scope["identity"] is None:
+        await _close(send, SIGN_IN)
+    else:
+        return True
+    return False
+
+
+async def _serve(changes: AsyncGenerator[News], receive: Receive, send: Send) -> None:
+    """What the client sends is ignored; gunicorn closes on large messages (1009)."""
+    try:
+        await while_connected(_tell(changes, send), receive)
+    except Exception:
+        log.exception("following jobs failed: closing the socket")
+        await _close(send, INTERNAL)
+
+
+async def _tell(changes: AsyncGenerator[News], send: Send) -> None:
+    """Send until there is nothing left to tell, and close."""
+    code = NORMAL
+    try:
+        async with aclosing(changes):
+            async for news in changes:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await send({"type": "websocket.send", "text": message_of(news)})
+                client_told(news)
+    except DatabaseError:
+        code = TRY_LATER
+    except tuple(CODES) as why:
+        code = CODES[type(why)]
+    await _close(send, code)
+
+
+async def _close(send: Send, code: int) -> None:
+    await send({"type": "websocket.close", "code": code})

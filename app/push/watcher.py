@@ -1,13 +1,14 @@
 """Follows jobs for the clients of a push process, with one Redis subscription and at most one read at a time for all.
 
-A hint (jobs/hints.py) wakes the watches of a job, and its row is read. A hint may be lost, so every POLL_S seconds one
-query over all watched jobs wakes those whose version has grown: with Redis down a change comes late, but is not missed.
+A hint (jobs/hints.py) says what a job is now, and wakes who watches it; where it does not say all, the row is read. A
+hint may be lost, so every POLL_S seconds one query over all watched jobs wakes those whose version has grown: with
+Redis down a change comes late, but is not missed.
 """
 
 import asyncio
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,17 +18,19 @@ from channels.db import database_sync_to_async
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from jobs.hints import CHANNEL
+from jobs import tokens
+from jobs.hints import CHANNEL, Hint, read
 from jobs.models import Job
 from jobs.redis_client import subscriber
-from jobs.schemas import with_artifacts
+from push.book import Book, Known
+from push.feeds import Cursor, Feed, Follower
 from push.identity import Identity, signed_out
+from push.reader import READER
 
 log = structlog.get_logger(__name__)
 POLL_S = 2.0
 KEEPALIVE_S = 20.0  # a client is sent something at least this often: proxies cut connections after 60 s of silence
 PING_S = 5.0  # Redis is pinged after this long without a message; after as long again the connection is given up
-AT_ONCE = 100  # jobs that are read by one query
 PAUSES_S = (0.1, 5.0)  # the first one and the longest
 
 
@@ -48,12 +51,12 @@ class GoingAway(Exception):
 
 
 class Watch:
-    """One client's watch of one job: the version that was sent, and the event that says to read the job."""
+    """One client's watch of one job: the version that was sent, and the event that says to look at it again."""
 
-    __slots__ = ("changed", "identity", "signed_out", "version")
+    __slots__ = ("changed", "identity", "known", "signed_out", "version")
 
-    def __init__(self, identity: Identity) -> None:
-        self.identity, self.signed_out = identity, False
+    def __init__(self, identity: Identity, known: Known) -> None:
+        self.identity, self.known, self.signed_out = identity, known, False
         self.version = 0
         self.changed = asyncio.Event()
 
@@ -64,40 +67,68 @@ class Watcher:
     def __init__(self) -> None:
         self.closing = False
         self.listening = False
-        self._watches: defaultdict[uuid.UUID, set[Watch]] = defaultdict(set)
+        self.book = Book()
+        self.feeds: dict[int, Feed] = {}
         self._of_user: Counter[int] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self._poll_now = asyncio.Event()
 
     def __len__(self) -> int:
-        return sum(len(watches) for watches in self._watches.values())
+        return self._of_user.total()
+
+    @contextmanager
+    def _counted(self, identity: Identity) -> Iterator[None]:
+        if self._of_user[identity.user_id] >= settings.ENV.max_followed:
+            raise TooMany
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._listen, self._poll)]
+        self._of_user[identity.user_id] += 1
+        try:
+            yield
+        finally:
+            self._of_user -= Counter([identity.user_id])  # and forgets who has none left
 
     @contextmanager
     def watch(self, job_id: uuid.UUID, identity: Identity) -> Iterator[Watch]:
-        """A watch, whose event is set when the job may have changed. Read the job after entering, to miss no change.
+        """A watch, whose event is set when the job may have changed. Look at the job after entering, to miss no change.
 
         Raises:
             TooMany.
         """
-        if self._of_user[identity.user_id] >= settings.ENV.max_followed:
-            raise TooMany
-        self._start()
-        watch = Watch(identity)
-        self._watches[job_id].add(watch)
-        self._of_user[identity.user_id] += 1
-        try:
-            yield watch
-        finally:
-            self._of_user -= Counter([identity.user_id])  # and forgets who has none left
-            self._watches[job_id].discard(watch)
-            if not self._watches[job_id]:
-                del self._watches[job_id]
+        with self._counted(identity):
+            known = self.book.follow(job_id)
+            watch = Watch(identity, known)
+            known.watches.add(watch)
+            try:
+                yield watch
+            finally:
+                known.watches.discard(watch)
+                if not known.watches:
+                    self.book.leave(job_id)
+
+    @contextmanager
+    def feed(self, identity: Identity) -> Iterator[Follower]:
+        """Everything that happens to the jobs of a user.
+
+        Raises:
+            TooMany.
+        """
+        with self._counted(identity):
+            feed = self.feeds.setdefault(identity.user_id, Feed(identity.user_id))
+            follower = Follower(identity, feed)
+            feed.followers.add(follower)
+            try:
+                yield follower
+            finally:
+                feed.followers.discard(follower)
+                if not feed.followers:
+                    del self.feeds[identity.user_id]
 
     def close(self) -> None:
         """Make every `follow` raise GoingAway, now and from now on."""
         self.closing = True
-        for job_id in list(self._watches):
-            self._wake(job_id)
+        for one in [watch for known in self.book for watch in known.watches] + self._followers():
+            one.changed.set()
 
     async def stop(self) -> None:
         """End the tasks."""
@@ -107,23 +138,19 @@ class Watcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self) -> None:
-        if not self._tasks:
-            self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._listen, self._poll)]
-
-    def _wake(self, job_id: uuid.UUID) -> None:
-        for watch in self._watches.get(job_id, ()):
-            watch.changed.set()
+    def _followers(self) -> list[Any]:
+        return [follower for feed in self.feeds.values() for follower in feed.followers]
 
     async def _listen(self) -> None:
         """Receive hints until the connection breaks."""
         client = subscriber(connect_timeout_s=2)
         try:
             async with client, client.pubsub() as pubsub:
-                await pubsub.subscribe(CHANNEL)
+                await pubsub.subscribe(CHANNEL, tokens.CHANNEL)
                 await self._receive(pubsub)
         finally:
             self.listening = False
+            self.book.close()
 
     async def _receive(self, pubsub: Any) -> None:
         pinged = False
@@ -142,9 +169,23 @@ class Watcher:
         if message["type"] == "subscribe":
             self.listening = True
             self._poll_now.set()  # for hints that were sent before this subscription
-        elif message["type"] == "message":
-            with suppress(ValueError):
-                self._wake(uuid.UUID(message["data"].decode()))
+        elif message["type"] == "message" and message["channel"] == tokens.CHANNEL.encode():
+            tokens.forget()
+            self._poll_now.set()
+        elif message["type"] == "message" and (hint := read(message["data"])):
+            self._hear(hint)
+
+    def _hear(self, hint: Hint) -> None:
+        known = self.book.hear(hint) if hint.id else None
+        if known:
+            for watch in known.watches:
+                watch.changed.set()
+        feed = self.feeds.get(hint.owner or 0)
+        if feed and not hint.part:
+            if hint.id is None:
+                self._poll_now.set()
+            else:
+                feed.hear(hint, self.book.get(hint.id))
 
     async def _poll(self) -> None:
         """Read the versions of all watched jobs, and who is signed out, after POLL_S or when `_poll_now` is set."""
@@ -152,20 +193,23 @@ class Watcher:
             async with asyncio.timeout(POLL_S):
                 await self._poll_now.wait()
         self._poll_now.clear()
-        if not self._watches:
-            return
-        versions = await _versions(list(self._watches))
-        for job_id, watches in self._watches.items():
-            now = versions.get(job_id)
-            for watch in watches:
-                if now is None or now > watch.version:
+        if watched := {known.id: known for known in self.book}:
+            versions = await _versions(list(watched))
+            for job_id, known in watched.items():
+                now = versions.get(job_id)
+                if now is None or now > known.version:
+                    known.heard = max(now, known.heard) if now else known.heard + 1
+                    for watch in known.watches:
+                        watch.changed.set()
+        for feed in list(self.feeds.values()):
+            await feed.look()
+        everybody = [watch for known in self.book for watch in known.watches] + self._followers()
+        if everybody:
+            gone = await signed_out({watch.identity for watch in everybody})
+            for watch in everybody:
+                if watch.identity in gone:
+                    watch.signed_out = True
                     watch.changed.set()
-        everybody = [watch for watches in self._watches.values() for watch in watches]
-        gone = await signed_out({watch.identity for watch in everybody})
-        for watch in everybody:
-            if watch.identity in gone:
-                watch.signed_out = True
-                watch.changed.set()
 
 
 async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
@@ -190,52 +234,10 @@ def _versions(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, int]:
     return dict(Job.objects.filter(pk__in=ids).values_list("pk", "version"))
 
 
-@database_sync_to_async  # type: ignore[untyped-decorator]
-def _jobs(ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Job]:
-    return {job.pk: job for job in with_artifacts(Job.objects.filter(pk__in=ids))}
-
-
-class Reader:
-    """Reads jobs, one query at a time: what is asked for during a query is read together by the next one, or by the
-    next few, because a result may have a quarter of a megabyte.
-    """
-
-    def __init__(self) -> None:
-        self._asked: dict[uuid.UUID, asyncio.Future[Job | None]] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    async def read(self, job_id: uuid.UUID) -> Job | None:
-        """The job as it is now or later, None if there is none.
-
-        Raises:
-            DatabaseError: the database is away.
-        """
-        future = self._asked.get(job_id)
-        if future is None:
-            future = self._asked[job_id] = asyncio.get_running_loop().create_future()
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._read_all())
-        return await asyncio.shield(future)  # a client that leaves must not cancel the read for the others
-
-    async def _read_all(self) -> None:
-        while self._asked:
-            asked = {job_id: self._asked.pop(job_id) for job_id in list(self._asked)[:AT_ONCE]}
-            try:
-                found = await _jobs(list(asked))
-            except Exception as error:  # noqa: BLE001  (it is raised in those who asked)
-                for future in asked.values():
-                    future.set_exception(error)
-                    future.exception()  # asyncio would complain if nobody asks any more
-            else:
-                for job_id, future in asked.items():
-                    future.set_result(found.get(job_id))
-
-
 WATCHER = Watcher()
-READER = Reader()
 
 
-async def follow(job_id: uuid.UUID, identity: Identity) -> AsyncGenerator[Job | None, None]:
+async def follow(job_id: uuid.UUID, identity: Identity) -> AsyncGenerator[Known | None, None]:
     """The job now, then each change until it has ended; None after KEEPALIVE_S seconds without one.
 
     Raises:
@@ -243,36 +245,66 @@ async def follow(job_id: uuid.UUID, identity: Identity) -> AsyncGenerator[Job | 
         DatabaseError: only before the first job, after `database_wait_s`; later an outage is waited for.
     """
     with WATCHER.watch(job_id, identity) as watch:
+        known = watch.known
         while not WATCHER.closing:
             watch.changed.clear()
             if watch.signed_out:
                 raise SignedOut
-            job = await _read(job_id, watch)
-            if job is None or job.owner_id != identity.user_id:
+            if not known.complete:
+                await _read(watch)
+            if known.owner != identity.user_id:
                 raise UnknownJob
-            if job.version > watch.version:
-                watch.version = job.version
-                yield job
-            if job.finished:
+            if known.version > watch.version:
+                watch.version = known.version
+                yield known
+            if known.finished:
                 return
-            if not await _changed(watch):
+            if not await _changed(watch.changed, KEEPALIVE_S):
                 yield None
     raise GoingAway
 
 
-async def _read(job_id: uuid.UUID, watch: Watch) -> Job | None:
+async def _read(watch: Watch) -> None:
     deadline = time.monotonic() + settings.ENV.database_wait_s
     while True:
         try:
-            return await READER.read(job_id)
+            if not await READER.fill(watch.known):
+                raise UnknownJob
+            return
         except DatabaseError:
             if WATCHER.closing or (not watch.version and time.monotonic() > deadline):
                 raise
             await asyncio.sleep(min(POLL_S, settings.ENV.database_wait_s) / 2)
 
 
-async def _changed(watch: Watch) -> bool:
+async def _changed(event: asyncio.Event, within_s: float) -> bool:
     with suppress(TimeoutError):
-        async with asyncio.timeout(KEEPALIVE_S):
-            return await watch.changed.wait()
+        async with asyncio.timeout(within_s):
+            return await event.wait()
     return False
+
+
+async def follow_all(identity: Identity, since: str = "") -> AsyncGenerator[Known | Cursor, None]:
+    """Each change of all of a user's jobs, but not of their parts, for as long as the client likes.
+
+    A Cursor says up to when everything was told; with the last one as `since` nothing is missed, though what happened
+    shortly before may be told again. There is one at the beginning, after changes, and after KEEPALIVE_S of silence.
+
+    Raises:
+        SignedOut, TooMany, TooOld, GoingAway, DatabaseError.
+    """
+    with WATCHER.feed(identity) as follower:
+        await follower.begin(since)
+        said = time.monotonic()
+        while not WATCHER.closing:
+            follower.changed.clear()
+            if follower.signed_out:
+                raise SignedOut
+            async for known in follower.news():
+                yield known
+                said = time.monotonic()
+            if cursor := follower.cursor(said < time.monotonic() - KEEPALIVE_S):
+                yield cursor
+                said = time.monotonic()
+            await _changed(follower.changed, said + KEEPALIVE_S - time.monotonic())
+    raise GoingAway

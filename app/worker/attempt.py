@@ -5,10 +5,11 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -26,7 +27,10 @@ from kinds.base import KindFailed, Outcome, PartOutcome, Split, Stopped, Transie
 
 log = structlog.get_logger(__name__)
 REPORT_EVERY_S = 0.25
-ending: set[str] = set()  # the ids of jobs whose work is done here, and whose end the ledger is being told
+TOGETHER_S = 0.02  # what has ended within this is told together
+MOST_TOGETHER = 8
+ending: set[str] = set()  # messages of which a job's work is done here, and its end is being told to the ledger
+held: dict[str, list[str]] = {}  # the jobs that are claimed by each message that runs in this process
 _told_to_stop = mmap(-1, 1)  # one byte, which the pool's processes share with their parent
 T = TypeVar("T")
 
@@ -64,22 +68,91 @@ class Reporter:
             raise Stopped
 
 
-def execute(job_id: uuid.UUID, worker: str) -> None:
-    """Claim the job, run it, end it. A claim that fails means that the message was a duplicate: it is dropped."""
-    bound = log.bind(job=str(job_id))
-    claim = _claim(job_id, worker, bound)
-    if claim is None:
-        bound.info("message dropped: the job is not queued, not due, or for another release")
-        return
-    bound = bound.bind(kind=claim.kind, attempt=claim.attempt)
-    bound.info("attempt started")
-    kept = _tell(claim, _attempt(claim, bound), bound)
+def execute(job_ids: Sequence[uuid.UUID], worker: str) -> None:
+    """Claim the jobs of a message, run one after the other, and end each. Those that are not claimed are duplicates."""
+    message = str(job_ids[0])
+    claims = _claim(job_ids, worker, log.bind(job=message))
+    for job_id in set(job_ids).difference(claim.id for claim in claims):
+        log.info("message dropped: the job is not queued, not due, or for another release", job=str(job_id))
+    held[message] = [str(claim.id) for claim in claims]
+    try:
+        with Ends(message) as ends:
+            for claim in claims:
+                bound = log.bind(job=str(claim.id), kind=claim.kind, attempt=claim.attempt)
+                bound.info("attempt started")
+                ends.add(claim, _attempt(claim, bound), bound)
+    finally:
+        del held[message]
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """Tells the ledger what an attempt has made."""
+
+    claim: Claim
+    outcome: Outcome
+
+    def __call__(self) -> bool:
+        return services.succeed(self.claim, self.outcome.result, self.outcome.artifact)
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but its row changes."""
+        return self.outcome.artifact is None and self.claim.parent_id is None and not self.claim.joining
+
+
+class Ends:
+    """Tells the ledger how the attempts of a message ended: of short ones that succeeded, of some together."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._plain: list[tuple[Succeeded, Any]] = []
+        self._due = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def add(self, claim: Claim, tell: Callable[[], bool], bound: Any) -> None:
+        """The attempt of this claim is over."""
+        if isinstance(tell, Succeeded) and tell.plain:
+            if not self._plain:
+                self._due = time.monotonic() + TOGETHER_S
+            self._plain.append((tell, bound))
+            if time.monotonic() > self._due or len(self._plain) == MOST_TOGETHER:
+                self._flush()
+        else:
+            _told(bound, _tell(claim, tell, bound, self._message))
+
+    def _flush(self) -> None:
+        plain, self._plain = self._plain, []
+        for (_, bound), kept in zip(plain, self._told(plain), strict=True):
+            _told(bound, kept)
+
+    def _told(self, plain: Sequence[tuple[Succeeded, Any]]) -> list[bool]:
+        if len(plain) > 1:
+            done = [(one.claim, one.outcome.result) for one, _ in plain]
+            ending.add(self._message)
+            try:
+                return _through_outages(partial(services.succeed_all, done), plain[0][1], float("inf"))
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception as error:  # noqa: BLE001  (the ledger cannot store one of them: each is told by itself)
+                plain[0][1].warning("results not stored together", error=str(error))
+            finally:
+                ending.discard(self._message)
+        return [_tell(one.claim, one, bound, self._message) for one, bound in plain]
+
+
+def _told(bound: Any, kept: bool) -> None:
     bound.info("attempt ended" if kept else "output discarded: this attempt no longer owns the job")
 
 
-def _tell(claim: Claim, tell: Callable[[], bool], bound: Any) -> bool:
+def _tell(claim: Claim, tell: Callable[[], bool], bound: Any, message: str) -> bool:
     """Tell the ledger how the attempt ended, however long the database is away, unless this worker is told to stop."""
-    ending.add(str(claim.id))
+    ending.add(message)
     try:
         return _through_outages(tell, bound, float("inf"))
     except (OperationalError, InterfaceError):
@@ -88,10 +161,10 @@ def _tell(claim: Claim, tell: Callable[[], bool], bound: Any) -> bool:
         bound.exception("the kind has a bug: the job fails")
         return _through_outages(partial(services.fail, claim, _bug(claim)), bound, float("inf"))
     finally:
-        ending.discard(str(claim.id))
+        ending.discard(message)
 
 
-def _claim(job_id: uuid.UUID, worker: str, bound: Any) -> Claim | None:
+def _claim(job_ids: Sequence[uuid.UUID], worker: str, bound: Any) -> list[Claim]:
     """Claim, waiting for a database that is away; if it stays away, the message goes back to its queue.
 
     A claim that was committed, but whose answer was lost, is given back: nobody would run the job, and its lease would
@@ -100,12 +173,13 @@ def _claim(job_id: uuid.UUID, worker: str, bound: Any) -> Claim | None:
     pool = settings.LANES[settings.ENV.lane].pool if settings.ENV.lane else ""
     tries = itertools.count()
 
-    def attempt() -> Claim | None:
+    def attempt() -> list[Claim]:
         tried_before = next(tries) > 0
-        claim = services.claim(job_id, worker, pool)
-        if claim is None and tried_before:
-            services.lose_on(worker, job_id, "the database went away while it was claimed")
-        return claim
+        claims = services.claim_all(job_ids, worker, pool)
+        if tried_before:
+            for job_id in set(job_ids).difference(claim.id for claim in claims):
+                services.lose_on(worker, job_id, "the database went away while it was claimed")
+        return claims
 
     try:
         return _through_outages(attempt, bound, 2 * settings.ENV.lease_s)
@@ -165,7 +239,7 @@ def _settlement(claim: Claim, outcome: Outcome | Split) -> Callable[[], bool]:
     too_big = _too_big(outcome)
     if too_big:
         return partial(services.fail, claim, too_big)
-    return partial(services.succeed, claim, outcome.result, outcome.artifact)
+    return Succeeded(claim, outcome)
 
 
 def _too_big(outcome: Outcome) -> str:

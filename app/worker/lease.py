@@ -29,7 +29,7 @@ from django.db import close_old_connections, connections
 from fleet.records import heartbeat, leave
 from jobs import services
 from jobs.outages import do_not_wait_for_locks
-from worker.attempt import ending
+from worker.attempt import ending, held
 
 log = structlog.get_logger(__name__)
 RETRY_S = 1.0  # after an outage of the database leases are renewed this soon, before the sweeper takes jobs back
@@ -124,7 +124,8 @@ def snapshot(requests: Any) -> list[Any]:
 def _running(ages: Ages, hard_limit: float) -> list[uuid.UUID]:
     """Jobs that this worker runs and may still run; one past its hard limit is left to the sweeper."""
     mine = [one for one in snapshot(state.active_requests) if isinstance(one, LedgerRequest)]
-    return [uuid.UUID(one.id) for one in mine if one.id in ending or ages.of(one) < hard_limit + 30]
+    live = [one.id for one in mine if one.id in ending or ages.of(one) < hard_limit + 30]
+    return [uuid.UUID(job_id) for message in live for job_id in held.get(message, [message])]
 
 
 class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]

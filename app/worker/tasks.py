@@ -14,9 +14,9 @@ from worker.attempt import execute
 
 
 @app.task(name=TASK, bind=True, ignore_result=True, Request="worker.lease:LedgerRequest")  # type: ignore[untyped-decorator]
-def run(self: Any, job_id: str) -> None:
-    """Run one attempt of a job, if it is still to be run."""
-    execute(uuid.UUID(job_id), worker=self.request.hostname)
+def run(self: Any, *job_ids: str) -> None:
+    """Run one attempt of each of these jobs that is still to be run."""
+    execute([uuid.UUID(job_id) for job_id in job_ids], worker=self.request.hostname)
 
 
 @app.task(name="jobs.expire", ignore_result=True, **route("quick", "expire"))  # type: ignore[untyped-decorator]

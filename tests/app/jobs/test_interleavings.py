@@ -276,7 +276,7 @@ class Interleavings(RuleBasedStateMachine):
         self.patch.setattr("jobs.services.random", SimpleNamespace(uniform=lambda low, high: high))
         self.patch.setattr(services, "expired_leases", lambda limit: sorted(expired(limit), key=lambda job: job.pk))
         self.patch.setattr("jobs.management.commands.sweep.time", SimpleNamespace(monotonic=lambda: self.world.now))
-        self.patch.setattr("jobs.hints.tell", lambda job_id: None)
+        self.patch.setattr("jobs.hints._publish", lambda texts: None)
         self.patch.setattr("jobs.sweeper.GATE.look", lambda: False)
         self.patch.setattr("jobs.publish.GATE.is_open", lambda: False)
 

@@ -10,13 +10,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
+import redis
+from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
 from django.db.models import F
+from django.db.models.functions import Now
 from django.test import Client
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -24,12 +29,14 @@ from websockets.sync.client import ClientConnection, connect
 from harness import APP, BIN
 from harness.processes import Process
 from harness.waiting import answers, free_port, wait_until
-from jobs import services
+from jobs import hints, services
+from jobs.hints import Hint
 from jobs.models import ApiToken, Job
-from jobs.schemas import JobOut
+from jobs.schemas import JobOut, as_json
 from jobs.submit import Submission, submit
 from jobs.tokens import create_token
-from push import watcher
+from kinds.base import Part
+from push import reader, watcher
 from push.identity import Identity
 from push.messages import message_of
 
@@ -114,7 +121,11 @@ def token(user: Any, empty_broker: Any) -> str:
 
 
 def job_of(user: Any, **params: Any) -> Job:
-    [(job, _)] = submit(user.pk, [Submission("digest", params)])
+    return job_of_kind(user, "digest", params)
+
+
+def job_of_kind(user: Any, kind: str, params: dict[str, Any]) -> Job:
+    [(job, _)] = submit(user.pk, [Submission(kind, params)])
     return job
 
 
@@ -466,15 +477,15 @@ def test_first_read_waits_for_the_database(user: Any, monkeypatch: pytest.Monkey
             raise OperationalError
         return await read(job_id)
 
-    async def first() -> Job | None:
+    async def first() -> Any:
         async with aclosing(watcher.follow(job.pk, Identity(user.pk))) as changes:
             found = await anext(changes)
         await watcher.WATCHER.stop()
-        return found
+        return found and found.id
 
     monkeypatch.setattr(watcher, "WATCHER", watcher.Watcher())
     monkeypatch.setattr(watcher.READER, "read", once)
-    assert asyncio.run(first()) == job
+    assert asyncio.run(first()) == job.pk
 
 
 def signed_in(user: Any) -> str:
@@ -590,26 +601,30 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> dict[uuid.UUID, Job]:
         await asyncio.sleep(0.01)
         return {one: stored[one] for one in ids if one in stored}
 
-    monkeypatch.setattr(watcher, "_jobs", jobs)
-    monkeypatch.setattr(watcher, "READER", watcher.Reader())
+    monkeypatch.setattr(reader, "_jobs", jobs)
+    monkeypatch.setattr(watcher, "READER", reader.Reader())
     quiet = watcher.Watcher()
-    monkeypatch.setattr(quiet, "_start", lambda: None)
+    monkeypatch.setattr(quiet, "_tasks", [None])  # it has none of its own
     monkeypatch.setattr(watcher, "WATCHER", quiet)
     return stored
 
 
+def stored_job(**values: Any) -> Job:
+    return Job(**{"owner_id": 1, "kind": "digest", "version": 1, "created_at": datetime.now(UTC), **values})
+
+
 def test_quiet_job_gives_a_sign_of_life(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "KEEPALIVE_S", 0.02)
-    job = Job(owner_id=1, kind="digest", version=1)
+    job = stored_job()
     rows[job.pk] = job
 
-    async def first_three() -> list[Job | None]:
+    async def first_three() -> list[Any]:
         changes = watcher.follow(job.pk, Identity(1))
         seen = [await anext(changes) for _ in range(3)]
         await changes.aclose()
-        return seen
+        return [one and one.id for one in seen]
 
-    assert asyncio.run(first_three()) == [job, None, None]
+    assert asyncio.run(first_three()) == [job.pk, None, None]
     assert json.loads(message_of(None))["type"] == "alive"
     assert len(watcher.WATCHER) == 0
 
@@ -617,32 +632,32 @@ def test_quiet_job_gives_a_sign_of_life(rows: dict[uuid.UUID, Job], monkeypatch:
 def test_change_during_a_read_is_not_left_to_the_poll(
     rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = Job(owner_id=1, kind="digest", version=1)
+    job = stored_job()
     rows[job.pk] = job
-    slow = watcher._jobs
+    slow = reader._jobs
 
     async def overtaken(ids: Any) -> Any:
         found = await slow(ids)
-        monkeypatch.setattr(watcher, "_jobs", slow)
-        rows[job.pk] = Job(pk=job.pk, owner_id=1, kind="digest", version=2)
-        watcher.WATCHER._wake(job.pk)  # the row changed after it was read
+        monkeypatch.setattr(reader, "_jobs", slow)
+        rows[job.pk] = stored_job(pk=job.pk, version=2)
+        watcher.WATCHER._hear(Hint(job.pk, 1, 2))  # the row changed after it was read
         return found
 
     async def first_two() -> list[int]:
         changes = watcher.follow(job.pk, Identity(1))
-        seen = [(await asyncio.wait_for(anext(changes), PATIENCE_S)) for _ in range(2)]
+        seen = [(await asyncio.wait_for(anext(changes), PATIENCE_S)).version for _ in range(2)]  # type: ignore[union-attr]
         await changes.aclose()
-        return [one.version for one in seen if one]
+        return seen
 
-    monkeypatch.setattr(watcher, "_jobs", overtaken)
+    monkeypatch.setattr(reader, "_jobs", overtaken)
     assert asyncio.run(first_two()) == [1, 2]
 
 
 def test_outage_while_following_is_waited_out(rows: dict[uuid.UUID, Job], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "POLL_S", 0.02)
-    job = Job(owner_id=1, kind="digest", version=1)
+    job = stored_job()
     rows[job.pk] = job
-    healthy = watcher._jobs
+    healthy = reader._jobs
 
     async def away(ids: Any) -> Any:
         raise OperationalError("away")
@@ -650,16 +665,16 @@ def test_outage_while_following_is_waited_out(rows: dict[uuid.UUID, Job], monkey
     async def through() -> Any:
         changes = watcher.follow(job.pk, Identity(1))
         await anext(changes)
-        monkeypatch.setattr(watcher, "_jobs", away)
-        watcher.WATCHER._wake(job.pk)
+        monkeypatch.setattr(reader, "_jobs", away)
+        watcher.WATCHER._hear(Hint(job.pk, 1, 2))
         later = asyncio.create_task(anext(changes))  # type: ignore[arg-type]
         await asyncio.sleep(0.1)
         assert not later.done()
-        monkeypatch.setattr(watcher, "_jobs", healthy)
+        monkeypatch.setattr(reader, "_jobs", healthy)
         job.version, job.state = 2, "failed"
-        return await later
+        return (await later).version
 
-    assert asyncio.run(through()) is job
+    assert asyncio.run(through()) == 2
 
 
 def test_reads_of_many_are_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -670,12 +685,12 @@ def test_reads_of_many_are_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0.01)
         return dict.fromkeys(ids, "job")
 
-    monkeypatch.setattr(watcher, "_jobs", jobs)
+    monkeypatch.setattr(reader, "_jobs", jobs)
     ids = [uuid.uuid4() for _ in range(50)]
 
     async def main() -> list[Any]:
-        reader = watcher.Reader()
-        reads = [asyncio.create_task(reader.read(one)) for one in ids * 4]
+        own = reader.Reader()
+        reads = [asyncio.create_task(own.read(one)) for one in ids * 4]
         await asyncio.sleep(0)
         reads[0].cancel()  # who leaves does not take the answer from the others
         return await asyncio.gather(*reads, return_exceptions=True)
@@ -684,7 +699,7 @@ def test_reads_of_many_are_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers[1:] == ["job"] * 199
     assert sum(asked) <= 51
     assert len(asked) <= 2
-    monkeypatch.setattr(watcher, "AT_ONCE", 20)
+    monkeypatch.setattr(reader, "AT_ONCE", 20)
     asked.clear()
     asyncio.run(main())
     assert max(asked) == 20  # each may be large
@@ -694,10 +709,182 @@ def test_read_that_fails_is_told_to_all_who_asked(monkeypatch: pytest.MonkeyPatc
     async def jobs(ids: Any) -> Any:
         raise OperationalError("away")
 
-    monkeypatch.setattr(watcher, "_jobs", jobs)
+    monkeypatch.setattr(reader, "_jobs", jobs)
 
     async def main() -> list[Any]:
-        reader, one = watcher.Reader(), uuid.uuid4()
-        return await asyncio.gather(*[reader.read(one) for _ in range(3)], return_exceptions=True)
+        own, one = reader.Reader(), uuid.uuid4()
+        return await asyncio.gather(*[own.read(one) for _ in range(3)], return_exceptions=True)
 
     assert all(isinstance(error, DatabaseError) for error in asyncio.run(main()))
+
+
+# ---- what hints save ------------------------------------------------------------------------------------------------
+
+
+def test_who_follows_from_the_beginning_asks_the_ledger_nothing(push: Push, user: Any, token: str) -> None:
+    """The hints say it all: what is in the row is not what is told."""
+    with push.follow(job_of(user).pk, token) as warm:  # the subscription
+        received(warm)
+        job = job_of(user)
+        Job.objects.filter(pk=job.pk).update(note="only who reads the row knows this", params={"top": 1})
+        with push.follow(job.pk, token) as client:
+            assert (first := received(client))["note"] == ""
+            assert first["params"] == as_json(job)["params"]
+            claim = claim_of(job)
+            assert received(client)["state"] == "running"
+            services.succeed(claim, {"words": 3})
+            ended = received(client)
+    ours = as_json(Job.objects.get(pk=job.pk))
+    assert ended["result"] == {"words": 3}
+    assert set(ended) == set(ours)
+    same = set(ours) - {"params", "notified_at", "timings"}
+    assert {name: ended[name] for name in same} == {name: ours[name] for name in same}
+
+
+def test_a_hint_that_is_long_or_of_another_release_sends_who_follows_to_the_row(
+    push: Push, user: Any, token: str
+) -> None:
+    job = job_of(user, text="x" * 10_000)
+    with push.follow(job.pk, token) as client:
+        assert len(received(client)["params"]["text"]) == 10_000
+        bump(job, note="by an id alone")
+        redis.Redis.from_url(settings.ENV.broker_url).publish(hints.CHANNEL, str(job.pk))
+        assert received(client)["note"] == "by an id alone"
+        bump(job, note="by a later schema")
+        line = f"9 {job.pk} {user.pk} 4 0 0 more\nwhatever"
+        redis.Redis.from_url(settings.ENV.broker_url).publish(hints.CHANNEL, line)
+        assert received(client)["note"] == "by a later schema"
+        claim = claim_of(job)
+        assert received(client)["state"] == "running"
+        services.succeed(claim, {"words": "y" * 10_000})
+        assert len(received(client)["result"]["words"]) == 10_000
+
+
+def test_another_users_hints_open_nothing(push: Push, user: Any, other_user: Any, token: str) -> None:
+    with push.follow(job_of(user).pk, token) as warm:
+        received(warm)
+        with push.follow(job_of(other_user).pk, token) as client:
+            assert close_code(client) == 4404
+
+
+def test_notify_times_are_of_the_moment_though_written_later(user: Any, empty_broker: Any) -> None:
+    jobs = [job_of(user) for _ in range(2)]
+    for job in jobs:
+        services.succeed(claim_of(job), {})
+    services.mark_notified([(jobs[0].pk, timedelta(seconds=0)), (jobs[1].pk, timedelta(seconds=60))])
+    times = [Job.objects.get(pk=job.pk).notified_at for job in jobs]
+    assert all(times)
+    assert abs((times[0] - times[1]).total_seconds() - 60) < 5
+
+
+# ---- all jobs of a user ---------------------------------------------------------------------------------------------
+
+
+def told(client: ClientConnection, *wanted: str) -> list[tuple[str, str]]:
+    """(id, state) of what is told, until each of the wanted jobs has ended."""
+    seen: list[tuple[str, str]] = []
+    while not set(wanted) <= {job_id for job_id, state in seen if state in ("succeeded", "failed", "cancelled")}:
+        message = json.loads(client.recv(timeout=PATIENCE_S))
+        if message["type"] == "job":
+            assert JobOut.model_validate(message["job"])
+            seen.append((message["job"]["id"], message["job"]["state"]))
+    return seen
+
+
+def cursor_of(client: ClientConnection) -> str:
+    while (message := json.loads(client.recv(timeout=PATIENCE_S)))["type"] != "cursor":
+        pass
+    return str(message["cursor"])
+
+
+def test_one_socket_tells_of_all_jobs_of_its_user_and_of_nobody_elses(
+    push: Push, user: Any, other_user: Any, token: str
+) -> None:
+    before = job_of(user)
+    with push.socket("/ws/jobs", token) as client:
+        cursor_of(client)
+        stranger = job_of(other_user)
+        services.succeed(claim_of(stranger), {})
+        job = job_of(user)
+        for one in (before, job):
+            services.succeed(claim_of(one), {"words": 1})
+        seen = told(client, str(before.pk), str(job.pk))
+        assert str(stranger.pk) not in {job_id for job_id, _ in seen}
+        assert [state for job_id, state in seen if job_id == str(job.pk)][-1] == "succeeded"
+    wait_until(lambda: Job.objects.get(pk=job.pk).notified_at, why="the end was told")
+
+
+def test_one_socket_tells_of_many_new_jobs_and_not_of_parts(push: Push, user: Any, token: str) -> None:
+    with push.socket("/ws/jobs", token) as client:
+        cursor_of(client)
+        many = submit(user.pk, [Submission("digest", {}) for _ in range(hints.MANY + 5)])
+        parent = job_of_kind(user, "poster", {})
+        claim = services.claim(parent.pk, "cpu-1@host", "prefork")
+        assert claim
+        services.split(claim, [Part("digest", {}), Part("digest", {})])
+        parts = list(Job.objects.filter(parent=parent))
+        for one in [job for job, _ in many] + parts:
+            services.succeed(claim_of(one), {})
+        joining = services.claim(parent.pk, "cpu-1@host", "prefork")
+        assert joining
+        services.succeed(joining, {})
+        seen = told(client, str(parent.pk), *[str(job.pk) for job, _ in many])
+        assert not {str(part.pk) for part in parts} & {job_id for job_id, _ in seen}
+
+
+def test_a_change_without_a_hint_is_told_to_who_follows_all(push: Push, user: Any, token: str) -> None:
+    job = job_of(user)
+    with push.socket("/ws/jobs", token) as client:
+        cursor_of(client)
+        bump(job, state="cancelled", finished_at=Now())
+        assert told(client, str(job.pk))[-1] == (str(job.pk), "cancelled")
+
+
+def test_who_comes_back_with_the_last_cursor_misses_nothing(push: Push, user: Any, token: str) -> None:
+    with push.socket("/ws/jobs", token) as client:
+        cursor = cursor_of(client)
+    away, still = job_of(user), job_of(user)
+    services.succeed(claim_of(away), {})
+    with push.socket(f"/ws/jobs?since={quote(cursor)}", token) as client:
+        seen = told(client, str(away.pk))
+        services.cancel(still.pk)
+        seen += told(client, str(still.pk))
+    assert (str(still.pk), "cancelled") in seen
+    with push.socket("/ws/jobs", token) as client:  # without one: from now on
+        cursor_of(client)
+        with pytest.raises(TimeoutError):
+            client.recv(timeout=0.5)
+
+
+@pytest.mark.parametrize("cursor", ["2020-01-01T00:00:00Z", "yesterday", "2026-01-01T00:00:00"])
+def test_a_cursor_that_is_too_old_is_said_to_be(push: Push, token: str, cursor: str) -> None:
+    with push.socket(f"/ws/jobs?since={cursor}", token) as client:
+        assert close_code(client) == 4410
+    answer = push.http.get(f"/api/events?since={cursor}", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 410
+    assert "list your jobs" in answer.json()["detail"]
+
+
+def test_event_stream_of_all_jobs_goes_on_after_its_last_event(push: Push, user: Any, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    with push.http.stream("GET", "/api/events", headers=headers) as response:
+        first = next(events_of(response))
+        assert first["event"] == "cursor"
+    job = job_of(user)
+    services.cancel(job.pk)
+    with push.http.stream("GET", "/api/events", headers=headers | {"Last-Event-ID": first["id"]}) as response:
+        event = next(one for one in events_of(response) if one["event"] == "job")
+        assert json.loads(event["data"])["job"]["id"] == str(job.pk)
+
+
+def test_who_follows_all_is_signed_out_and_counted(own_push: Callable[..., Push], user: Any, token: str) -> None:
+    push = own_push(HEADRACE_MAX_FOLLOWED="1")
+    with push.socket("/ws/jobs", token) as client:
+        cursor_of(client)
+        with push.socket("/ws/jobs", token) as second:
+            assert close_code(second) == 1013
+        assert push.gauge("watchers") == 1
+        ApiToken.objects.all().delete()
+        assert close_code(client) == 4401
+    with push.socket("/ws/jobs") as nobody:
+        assert close_code(nobody) == 4401

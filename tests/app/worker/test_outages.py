@@ -110,7 +110,7 @@ def test_outputs_that_the_ledger_cannot_take_fail_their_job(
     for outcome in outcomes:
         job_id = ask(user, "digest")
         monkeypatch.setattr("worker.attempt._run", lambda *_, made=outcome: made)
-        execute(job_id, "w@h")
+        execute([job_id], "w@h")
         job = Job.objects.get(pk=job_id)
         assert (job.state, job.attempt) == ("failed", 1)
         assert job.error == "The digest kind failed in a way its author did not expect."
@@ -119,18 +119,18 @@ def test_outputs_that_the_ledger_cannot_take_fail_their_job(
 def test_claim_whose_answer_was_lost_is_given_up(
     user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id, claim = ask(user, "digest"), services.claim
+    job_id, claim = ask(user, "digest"), services.claim_all
 
     def answer_lost(*args: Any) -> None:
-        monkeypatch.setattr(services, "claim", claim)
+        monkeypatch.setattr(services, "claim_all", claim)
         claim(*args)
         raise OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(services, "claim", answer_lost)
-    execute(job_id, "w@h")
+    monkeypatch.setattr(services, "claim_all", answer_lost)
+    execute([job_id], "w@h")
     job = Job.objects.get(pk=job_id)
     assert (job.state, job.attempt, job.lease_until) == ("queued", 1, None)
-    execute(job_id, "w@h")
+    execute([job_id], "w@h")
     assert ended(job_id).attempt == 2
 
 
