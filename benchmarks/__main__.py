@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=about)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="about a minute: enough to see that it works")
-    length.add_argument("--full", action="store_true", help="more rounds, and a ledger of a million jobs; ten minutes")
+    length.add_argument("--full", action="store_true", help="more rounds, and a ledger of a million jobs; 15 minutes")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--kills", action="store_true", help="faults in the middle of some jobs, and what is lost by whom"

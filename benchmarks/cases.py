@@ -68,7 +68,8 @@ class Size:
     @property
     def limit_s(self) -> float:
         """The rounds are ended after this, whatever hangs."""
-        return 180 + 2 * len(CASES) * self.rounds * (self.ramp_s + self.saturated_s + self.paced_s + 10)
+        legs = 3 * len(CASES) * (self.ramp_s + self.saturated_s + self.paced_s + 10)
+        return 180 + self.rounds * (legs + self.batch_jobs / 10)
 
 
 SIZES = {

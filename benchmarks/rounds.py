@@ -101,7 +101,8 @@ class Run:
                 verify(case, seen)
 
     def _at_rest(self) -> None:
-        """What Redis and PostgreSQL are sent in a second while both sides wait."""
+        """What Redis and PostgreSQL are sent in a second while both sides wait, once the last jobs' traces are stored."""
+        time.sleep(self.size.warm_s)
         before = {side: self._read(side) for side in SIDES}
         heard = overheard(self.bench.servers.redis.url, self.size.idle_s)
         sent = {side: (self._read(side) - before[side]).per_second() for side in SIDES}

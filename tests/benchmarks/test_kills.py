@@ -48,3 +48,5 @@ def test_a_python_too_old_for_a_peer_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "version_info", (3, 11, 7))
     with pytest.raises(BenchError, match=r"needs Python 3\.12"):
         make("django-ox", Variant())
+    with pytest.raises(BenchError, match="is not installed here"):
+        make("procrastinate", Variant())
