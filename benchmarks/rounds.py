@@ -101,7 +101,10 @@ class Run:
                 verify(case, seen)
 
     def _at_rest(self) -> None:
-        """What Redis and PostgreSQL are sent in a second while both sides wait, once the last jobs' traces are stored."""
+        """What Redis and PostgreSQL are sent in a second while both sides wait, after the last jobs' traces are stored.
+
+        Its seconds hold up everything else of ours, and nothing else of ours runs.
+        """
         time.sleep(self.size.warm_s)
         before = {side: self._read(side) for side in SIDES}
         heard = overheard(self.bench.servers.redis.url, self.size.idle_s)
