@@ -15,7 +15,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
 import kinds
-from config.celery import app, bindings, bound_to, queues_of
+from config.celery import app, bindings, bound_to
 from jobs.backpressure import GATE
 from jobs.models import Job, State, unlocked
 
@@ -78,12 +78,6 @@ def _bindings(producer: Any) -> Iterator[None]:
         yield
     finally:
         del channel.get_table
-
-
-def bind_queues(channel: Any) -> None:
-    """Declare every queue of the lane table, with its binding, for who looks in Redis: ours go by the lane table."""
-    for queue in queues_of(settings.LANES):
-        queue(channel).declare()
 
 
 def _messages(jobs: Sequence[Job]) -> Iterator[list[Job]]:
