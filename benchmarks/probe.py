@@ -1,7 +1,7 @@
 """`python -m benchmarks.probe USER SECONDS`: submits, claims and finishes jobs in this process, and times each; without
 SECONDS it opens the fleet page and takes jobs back from a dead worker, some times.
 
-The publish and the hints are left out: what is asked is what the ledger costs, and a worker would take the job.
+Nothing is published and no hint is sent: what is asked is what the ledger costs, and a worker would take the job.
 """
 
 import json
@@ -90,7 +90,7 @@ def jobs_for(owner_id: int, seconds: float) -> dict[str, float]:
 
 def main(user: str, seconds: str = "") -> None:
     """One line of JSON."""
-    for module, name in ((submit, publish.publish.__name__), (hints, hints.tell.__name__)):
+    for module, name in ((submit, publish.publish.__name__), (hints, hints._publish.__name__)):
         setattr(module, name, _unheard)
     owner_id = get_user_model().objects.get(username=user).pk
     print(json.dumps(jobs_for(owner_id, float(seconds)) if seconds else looks(owner_id)))
