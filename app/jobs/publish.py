@@ -21,6 +21,7 @@ from jobs.models import Job, State, unlocked
 
 log = structlog.get_logger(__name__)
 TASK = "jobs.run"
+SCHEMA = 1  # of its message: the ids of some jobs. A worker leaves one that it does not know to another release's
 SPREAD = 16  # messages, at least, that short jobs are spread over: workers share them
 
 
@@ -109,7 +110,10 @@ def _send(jobs: Sequence[Job], producer: object) -> None:
         ignore_result=True,
         argsrepr=f"('{job.pk}',)",  # Celery would take its time to find out
         kwargsrepr="{}",
-        headers={"published_at": at},  # the sweeper compares it with older jobs: queues are first in, first out
+        headers={
+            "schema": SCHEMA,
+            "published_at": at,
+        },  # the sweeper compares it with older jobs: queues are first in, first out
         **route(job.lane, job.kind),
     )
 
