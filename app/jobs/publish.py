@@ -110,10 +110,7 @@ def _send(jobs: Sequence[Job], producer: object) -> None:
         ignore_result=True,
         argsrepr=f"('{job.pk}',)",  # Celery would take its time to find out
         kwargsrepr="{}",
-        headers={
-            "schema": SCHEMA,
-            "published_at": at,
-        },  # the sweeper compares it with older jobs: queues are first in, first out
+        headers={"schema": SCHEMA, "published_at": at},  # queues are first in, first out: the sweeper sees who waits
         **route(job.lane, job.kind),
     )
 
