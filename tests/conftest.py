@@ -220,17 +220,13 @@ def database(pytestconfig: pytest.Config, transactional_db: None) -> Iterator[Po
 
 @pytest.fixture
 def empty_broker(broker: Redis) -> Redis:
-    """The Redis of this test run, with nothing in it but the bindings of the queues."""
+    """The Redis of this test run, with nothing in it."""
     import redis
 
-    from config.celery import app
     from jobs.backpressure import GATE, Gate
-    from jobs.publish import bind_queues
 
     vars(GATE).update(vars(Gate()))  # nobody remembers what was seen of it
     redis.Redis.from_url(broker.url).flushall()
-    with app.connection_for_write() as connection:
-        bind_queues(connection.default_channel)
     return broker
 
 

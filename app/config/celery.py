@@ -71,8 +71,8 @@ def transport_options(in_worker: bool) -> dict[str, Any]:
         "max_retries": 0,
     }
     if in_worker:
-        # Not for BRPOP, where it waits: that takes a second, then comes a health check.
-        options |= {"socket_timeout": 5, "socket_connect_timeout": 5}
+        # Not for BRPOP, where it waits: that takes two seconds, then comes a health check.
+        options |= {"socket_timeout": 5, "socket_connect_timeout": 5, "polling_interval": 2}
         options.pop("max_retries")
     return options
 

@@ -8,9 +8,9 @@ from fleet import health
 from jobs.api import api
 
 urlpatterns = [
+    path("api/", api.urls),  # what most requests are for is tried first
     path("", include("jobs.urls")),
     path("fleet/", include("fleet.urls")),
-    path("api/", api.urls),
     path("admin/", admin.site.urls),
     path("login/", LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),

@@ -502,6 +502,13 @@ def due(limit: int) -> list[uuid.UUID]:
     return list(rows.order_by("run_after", "id").values_list("pk", flat=True)[:limit])
 
 
+def lanes_that_wait() -> list[str]:
+    """Lanes with a job that was published a while ago and has not started."""
+    long_ago = Now() - timedelta(seconds=ENV.lost_after_s)
+    rows = Job.objects.filter(state=State.QUEUED, published_at__lt=long_ago, lane__in=list(settings.LANES.lanes))
+    return list(rows.order_by("lane").values_list("lane", flat=True).distinct())
+
+
 def overtaken(
     lane: str, head_published_at: datetime | None, limit: int, of: Sequence[str] | None = None
 ) -> list[uuid.UUID]:

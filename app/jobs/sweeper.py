@@ -24,7 +24,6 @@ from fleet.records import swept
 from jobs import services
 from jobs.backpressure import GATE
 from jobs.outages import lock_timed_out
-from jobs.publish import bind_queues
 from jobs.services import Death
 
 log = structlog.get_logger(__name__)
@@ -34,13 +33,16 @@ BATCH = 1000  # jobs that a step moves in a round; a round that leaves more to d
 
 
 def sweep(
-    trusted_s: Callable[[], float] = lambda: float("inf"), had_outage: bool = False, orphans: bool = True
+    trusted_s: Callable[[], float] = lambda: float("inf"),
+    had_outage: bool = False,
+    orphans: bool = True,
+    counts: bool = True,
 ) -> dict[str, int]:
     """One round; how many jobs each step moved.
 
     `trusted_s`: for how many seconds the database has answered everybody at once, as of now; `had_outage`: before that
-    it did not; `orphans`: look for jobs that no lane runs, which reads the whole backlog. The steps that need the
-    broker come last, so that a broker that hangs delays no other step.
+    it did not; `orphans`: look for jobs that no lane runs, which reads the whole backlog; `counts`: count for the fleet
+    page what has ended. The steps that need the broker come last, so that a broker that hangs delays no other step.
     """
     began = time.monotonic()
     moved = {"lost": _take_back(trusted_s, had_outage)}
@@ -49,7 +51,8 @@ def sweep(
     if GATE.look():
         _publish(moved)
     swept(time.monotonic() - began, **moved)
-    count_ended()
+    if counts:
+        count_ended()
     if any(moved.values()):
         log.info("jobs recovered or published", **moved)
     return moved
@@ -132,13 +135,16 @@ def _publish_now(ids: list[Any]) -> int:
 
 
 def _overtaken() -> list[Any]:
+    """Only lanes in which a job has waited for a while are looked at in the broker."""
     found: list[Any] = []
+    lanes = services.lanes_that_wait()
+    if not lanes:
+        return found
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=0, timeout=1)
         channel = connection.default_channel
-        bind_queues(channel)  # in every round: a broker that was wiped has forgotten them, and nobody else notices
-        for name, lane in settings.LANES.lanes.items():
-            for queue in lane.queues:
+        for name in lanes:
+            for queue in settings.LANES[name].queues:
                 empty, head = _head(channel, queue)
                 if empty or head:
                     found += services.overtaken(name, head, BATCH - len(found), _kinds_of(name, queue))

@@ -277,11 +277,11 @@ def test_parts_of_what_failed_keep_their_files(api: Api) -> None:
     assert api.get(f"/jobs/{tile}/artifact").getvalue() == PNG.content
 
 
-def test_lists_do_not_load_artifacts(api: Api, django_assert_num_queries: Any) -> None:
+def test_lists_do_not_load_artifacts(api: Api, django_assert_max_num_queries: Any) -> None:
     for _ in range(5):
         succeeded(api.user, file=PNG)
     api.get("/jobs")
-    with django_assert_num_queries(3) as seen:  # the token, a few jobs, the rest of the page
+    with django_assert_max_num_queries(3) as seen:  # a few jobs, the rest of the page; the token may be known
         assert all(job["artifact_url"] for job in api.get("/jobs").json()["items"])
     assert not any(f'"{JobArtifact._meta.db_table}"."content"' in one["sql"] for one in seen.captured_queries)
 

@@ -129,3 +129,16 @@ def test_those_that_die_with_their_worker_are_not_charged_and_tried_apart(user: 
     for job in Job.objects.filter(pk__in=asked):
         assert (job.state, job.attempt, job.max_attempts) == ("queued", 1, before + 1)
         assert job.run_after
+
+
+def test_a_message_of_a_later_release_is_left_to_it(
+    user: Any, start_worker: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.publish.SCHEMA", 2)
+    [later] = ask(user, 1)
+    monkeypatch.undo()
+    [now] = ask(user, 1)
+    worker = start_worker("quick")
+    wait_until(lambda: Job.objects.get(pk=now).finished_at, 60, "ours has ended")
+    assert "message left to a newer release" in worker.output()
+    assert (Job.objects.get(pk=later).state, Job.objects.get(pk=later).attempt) == ("queued", 0)

@@ -19,6 +19,7 @@ from jobs.outages import connection_lost, do_not_wait_for_locks, lock_timed_out
 from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
+SELDOM = {"orphans": settings.ENV.lease_s, "counts": 5.0}  # what is not done in each round, in seconds
 
 
 class Command(BaseCommand):
@@ -73,7 +74,8 @@ class Sweeper:
         self._status = ""
         self._trusted_since: float | None = None  # None: the database was away a moment ago
         self._had_outage = False
-        self._orphans_due = self._seen_at = time.monotonic()
+        self._seen_at = time.monotonic()
+        self._due = dict.fromkeys(SELDOM, self._seen_at)
 
     def round(self) -> bool:
         """Sweep if this one leads; whether there is more to do at once."""
@@ -82,14 +84,19 @@ class Sweeper:
                 leads = lead(SWEEPER, self._name)
                 self._trusted_since = self._trusted_since or time.monotonic()
                 self._probe()
-                orphans = time.monotonic() >= self._orphans_due
-                self._orphans_due += settings.ENV.lease_s if orphans else 0
-                moved = sweep(self._trusted_s, self._had_outage, orphans) if leads else {}
+                seldom = [self._is_due(what, every_s) for what, every_s in SELDOM.items()]
+                moved = sweep(self._trusted_s, self._had_outage, *seldom) if leads else {}
         except DatabaseError as error:
             self._database_failed(error)
             return False
         self._report("leads" if leads else "stands by")
         return max(moved.values(), default=0) >= BATCH
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        due = time.monotonic() >= self._due[what]
+        if due:
+            self._due[what] = time.monotonic() + every_s
+        return due
 
     def _trusted_s(self) -> float:
         """For how long the database has answered everybody at once, as far as this one can tell."""
