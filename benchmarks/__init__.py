@@ -15,3 +15,7 @@ RESULT, KILLS = ROOT / "var" / "bench.json", ROOT / "var" / "kills.json"
 
 class BenchError(HarnessError):
     """The benchmark cannot go on; the text is one sentence for the user."""
+
+
+class NotInstalled(BenchError):
+    """It has not begun: a package is missing that this needs."""

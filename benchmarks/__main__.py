@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import KILLS, RESULT, VAR, kills, profiling
+from benchmarks import KILLS, RESULT, VAR, NotInstalled, kills, profiling
 from benchmarks.cases import CAREFUL, SIZES, Size
 from benchmarks.report import show, write
 from benchmarks.rounds import Run
@@ -99,7 +99,7 @@ def _sentence(error: Exception) -> str:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     said = "The rounds took far too long." if isinstance(error, TimeoutError) else str(error)
-    return said if "log" in said else f"{said} The logs are in {short(VAR)}."
+    return said if "log" in said or isinstance(error, NotInstalled) else f"{said} The logs are in {short(VAR)}."
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks import VAR, BenchError
+from benchmarks import VAR, BenchError, NotInstalled
 from benchmarks.cases import DIGEST, HEADRACE, Size
 from benchmarks.drive import saturate, verify
 from benchmarks.stacks import Bench, Headrace
@@ -83,7 +83,7 @@ def _py_spy() -> str:
     found = BIN / "py-spy"
     if program := str(found) if found.exists() else shutil.which("py-spy"):
         return program
-    raise BenchError("There is no py-spy here: `make .venv/.dev` installs what requirements/dev.txt asks for.")
+    raise NotInstalled("There is no py-spy here: `make .venv/.dev` installs what requirements/dev.txt asks for.")
 
 
 def _record(unit: Process, file: Path, seconds: float) -> "subprocess.Popen[str]":

@@ -10,7 +10,7 @@ from typing import LiteralString
 
 import redis
 
-from benchmarks import BenchError
+from benchmarks import NotInstalled
 from benchmarks.cases import BASELINE, CAREFUL, OX
 from benchmarks.clients import Client, Polling
 from benchmarks.stacks import Make, Servers, Side
@@ -169,8 +169,8 @@ def make(name: str, variant: Variant) -> Make:
     """How to make the side of this name.
 
     Raises:
-        BenchError: it is not installed.
+        NotInstalled: it is not.
     """
     if sentence := missing(name):
-        raise BenchError(sentence)
+        raise NotInstalled(sentence)
     return partial(AGAINST[name], variant=variant)

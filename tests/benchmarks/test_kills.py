@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import BenchError
+from benchmarks import NotInstalled
 from benchmarks.cases import CAREFUL, HEADRACE
 from benchmarks.kills import FAULTS, Size, sides, table
 from benchmarks.theirs import AGAINST, Peer, Variant, make
@@ -30,7 +30,7 @@ def test_a_row_says_how_many_have_a_result_and_when_all_had_one() -> None:
 @pytest.mark.parametrize("name", PEERS)
 def test_a_missing_peer_is_one_sentence_that_says_how_to_install_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(BenchError, match=r"make \.venv/\.peers` .*\.$"):
+    with pytest.raises(NotInstalled, match=r"make \.venv/\.peers` .*\.$"):
         make(name, Variant())
     assert f"\n{name}" in (ROOT / "requirements" / "peers.in").read_text()
 
@@ -46,7 +46,7 @@ def test_the_kills_leave_out_peers_that_are_not_installed(monkeypatch: pytest.Mo
 def test_a_python_too_old_for_a_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(sys, "version_info", (3, 11, 7))
-    with pytest.raises(BenchError, match=r"needs Python 3\.12"):
+    with pytest.raises(NotInstalled, match=r"needs Python 3\.12"):
         make("django-ox", Variant())
-    with pytest.raises(BenchError, match="is not installed here"):
+    with pytest.raises(NotInstalled, match="is not installed here"):
         make("procrastinate", Variant())
