@@ -16,6 +16,7 @@ from kombu.transport import redis, virtual
 from redis.exceptions import ResponseError
 
 from config.celery import bindings
+from jobs.backpressure import PROBE
 
 log = structlog.get_logger(__name__)
 PAUSE_S = 2  # between two tries to connect
@@ -49,6 +50,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         if not self.ack_emulation:
             self.QoS = QoS
+            self.client.delete(PROBE)  # a broker that refuses it would let a worker connect, again and again
 
     def get_table(self, exchange: str) -> list[tuple[str, str, str]]:
         """The bindings of an exchange. Those of ours are in the lane table: Redis need not be asked for each message,
