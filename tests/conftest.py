@@ -38,7 +38,7 @@ NEED_SERVERS = {"broker", "database_url", "db", "demo", "django_db_setup", "proc
 NEED_CONTAINERS = {"clusters", "pipeline"}
 # One process takes these, one after the other and before all else: two of them at the same time would be too much for
 # two cores, and the drills, which come last, want a machine that does nothing else.
-ONE_BY_ONE = {"hosts": "containers", "ran": "containers", "demo": "demo"}  # what a test has (tier, fixture): its group
+ONE_BY_ONE = {"hosts": "containers", "ran": "demo", "demo": "demo"}  # what a test has (tier, fixture): its group
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
