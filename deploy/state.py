@@ -72,6 +72,16 @@ def came_from(proc: Path = Path("/proc")) -> dict[str, Any]:
     return {}
 
 
+def packages() -> list[str]:
+    """The names of Debian's packages that are installed."""
+    argv = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"]
+    try:
+        lines = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()  # noqa: S603
+    except OSError:  # no Debian
+        return []
+    return [name for status, _, name in (line.partition(" ") for line in lines) if status == "installed"]
+
+
 def deployed(name: str, root: str, etc: Path = Path("/etc")) -> dict[str, Any]:
     """What runs of an application, and what its servers were given."""
     running = shown([f"{name}-*.service", "redis-server.service"])
@@ -81,6 +91,7 @@ def deployed(name: str, root: str, etc: Path = Path("/etc")) -> dict[str, Any]:
     old = stale(ours, {unit["Id"]: [str(current)] for unit in ours})
     return {
         "release": current.resolve().name if current.exists() else "",
+        "packages": packages(),
         "units": {unit["Id"].removesuffix(".service"): _unit(unit, old) for unit in ours},
         "database_mb": _number(r"^# of (\d+) MB", *etc.glob("postgresql/*/main/conf.d/headrace.conf")),
         "broker_mb": _number(r"^maxmemory (\d+)mb", etc / "redis/redis.conf"),

@@ -18,7 +18,7 @@ from deploy.subnet import machine_address
 from harness import APP, BIN, ROOT
 
 STATE = ROOT / "var/cluster"
-FRESH_S = 1500
+FRESH_S = 2400  # beside three other processes of tests
 SUBNET = {name: value for name, value in os.environ.items() if name == "HEADRACE_SUBNET"}
 RECAP = re.compile(r"^(\w+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.M)
 Json = dict[str, Any]

@@ -6,6 +6,7 @@ the fixtures of a test and from the folder that it is in. Tests run side by side
 its own.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -36,9 +37,9 @@ ON_SQLITE = os.environ.get("HEADRACE_TEST_DATABASE") == "sqlite"  # test_on_sqli
 CONTAINERS, DEMOS = ("compose", "hosts", "roles"), ("demo", "e2e")  # folders
 NEED_SERVERS = {"broker", "database_url", "db", "demo", "django_db_setup", "process_env", "ran"}
 NEED_CONTAINERS = {"clusters", "pipeline"}
-# One process takes these, one after the other and before all else: two of them at the same time would be too much for
-# two cores, and the drills, which come last, want a machine that does nothing else.
-ONE_BY_ONE = {"hosts": "containers", "ran": "containers", "demo": "demo"}  # what a test has (tier, fixture): its group
+# One process takes those of a group, one after the other and before all else: two of them at the same time would be too
+# much for two cores. The clusters are the longest, and begin first. What a test has (fixture, tier), and its group:
+ONE_BY_ONE = {"clusters": "clusters", "hosts": "containers", "ran": "demo", "demo": "demo"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,7 +83,7 @@ def _scope(item: pytest.Item, fixture: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its tier and its group. The groups come first, and in that of containers the clusters last."""
+    """Give each test its tier and its group. The groups come first, and in that of the clusters the drills last."""
     from tests.fleets import place
 
     groups = {item: group_of(item) for item in items}
@@ -92,6 +93,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(group))
     first = list(dict.fromkeys(ONE_BY_ONE.values()))
     items.sort(key=lambda item: (first.index(groups[item]) if groups[item] in first else len(first), place(item)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def at_work() -> Iterator[IO[str]]:
+    """A lock that each process that runs tests shares with the others until it ends."""
+    (ROOT / "var").mkdir(exist_ok=True)
+    with (ROOT / "var/tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield lock
 
 
 # ---- servers --------------------------------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def place(item: pytest.Item) -> int:
-    """Tests of hosts that are well, then drills, then the small cluster; 0: it needs no cluster."""
+    """The small cluster, then tests of hosts that are well, then drills; 0: it needs no cluster."""
     fixtures = getattr(item, "fixturenames", ())
     if "clusters" not in fixtures:
         return 0
-    return 3 if "small" in fixtures else 2 if DRILLS in item.path.parents else 1
+    return 1 if "small" in fixtures else 3 if DRILLS in item.path.parents else 2

@@ -1,4 +1,4 @@
-"""What the controller would deploy: which profile, which release, with which secrets."""
+"""What the controller would deploy: which profile, which release, built by which host, with which secrets."""
 
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+Hostvars = Mapping[str, Mapping[str, Any]]
 APPS = Path(__file__).resolve().parents[1] / "apps"
 
 
@@ -44,6 +45,29 @@ def release_name(profile: Mapping[str, Any]) -> str:
     if missing:
         raise ValueError(f"{ref} does not have {', '.join(missing)}, which is deployed: mend headrace_ref.")
     return f"{source['version']}-{sha256(tree.strip().encode()).hexdigest()[:12]}"
+
+
+def release_build(host: str, hostvars: Hostvars, profile: Mapping[str, Any]) -> str:
+    """The name of the build of a release that a host can run; all hosts for which it is the same share it.
+
+    The system with its Python, and what is written into the files: where they are, and what collectstatic was told.
+    """
+    known = hostvars[host]
+    facts, python = known["ansible_facts"], known.get("python_env_python", "")
+    told = [
+        profile["root"],
+        python,
+        profile["source"]["requirements"],
+        *sorted(profile["environment"]["build"].items()),
+    ]
+    return f"{facts['distribution_release']}-{facts['architecture']}-{sha256(repr(told).encode()).hexdigest()[:6]}"
+
+
+def release_builder(host: str, hostvars: Hostvars, hosts: Iterable[str], profile: Mapping[str, Any]) -> str:
+    """Which of the hosts builds the release for this one: the first that shares its build and lacks it; or none."""
+    build = release_build(host, hostvars, profile)
+    lacking = (one for one in hosts if not hostvars[one]["app_built"]["stat"]["exists"])
+    return next((one for one in lacking if release_build(one, hostvars, profile) == build), "")
 
 
 def _run(*argv: str) -> subprocess.CompletedProcess[str]:

@@ -22,6 +22,8 @@ HOMES = {
     "missing_secrets": "deploy.fleet.preflight",
     "preflight": "deploy.fleet.preflight",
     "profile_file": "deploy.fleet.release",
+    "release_build": "deploy.fleet.release",
+    "release_builder": "deploy.fleet.release",
     "release_name": "deploy.fleet.release",
     "release_troubles": "deploy.fleet.release",
     "secret_files": "deploy.fleet.release",

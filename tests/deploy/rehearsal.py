@@ -16,6 +16,7 @@ from harness import BIN, ROOT
 ROLES = ("edge", "web", "db", "broker", "workers", "beat", "loadgen")
 FACTS = {
     "_ansible_facts_gathered": True,
+    "architecture": "x86_64",
     "capacity": {"cores": 4, "memory_mb": 8192},
     "distribution": "Debian",
     "distribution_major_version": "13",

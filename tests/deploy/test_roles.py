@@ -175,13 +175,35 @@ def test_ansible_accepts_every_default_on_every_host(tmp_path: Path) -> None:
         assert f"TASK [{role.name} : Validating arguments against arg spec 'main'" in "".join(said)
 
 
-@pytest.mark.parametrize("role", ["app", "loadgen"])
-def test_what_is_built_may_be_read_whatever_roots_umask_and_is_built_again_for_another_debian(role: str) -> None:
-    *_, opened, marked = load(PLAYBOOKS / f"roles/{role}/tasks/build.yml")
-    assert opened["ansible.builtin.command"].startswith("chmod -R u=rwX,go=rX ")
+@pytest.mark.parametrize(("role", "last"), [("app", "install"), ("loadgen", "build")])
+def test_what_is_built_may_be_read_whatever_roots_umask_and_is_built_again_for_another_debian(
+    role: str, last: str
+) -> None:
+    commands = [task.get("ansible.builtin.command") for task in load(PLAYBOOKS / f"roles/{role}/tasks/build.yml")]
+    assert len([said for said in commands if isinstance(said, str) and said.startswith("chmod -R u=rwX,go=rX ")]) == 1
     mark = load(PLAYBOOKS / f"roles/{role}/vars/main.yml")[f"{role}_built_file"]
+    marked = load(PLAYBOOKS / f"roles/{role}/tasks/{last}.yml")[-1]
     assert marked["ansible.builtin.copy"]["dest"] == f"{{{{ {role}_built_file }}}}"
     assert "ansible_facts.distribution_release" in mark
+
+
+def tasks(path: Path) -> list[dict[str, Any]]:
+    found = load(path) or []
+    return [inner for task in found for inner in (task.get("block", [task]) if isinstance(task, dict) else [])]
+
+
+def test_apt_is_asked_only_where_a_package_is_missing() -> None:
+    asked = [task for path in files("roles/*/tasks/*.yml") for task in tasks(path) if "ansible.builtin.apt" in task]
+    assert len(asked) >= 7
+    assert [task["name"] for task in asked if "is not subset(fleet_packages)" not in task.get("when", "")] == []
+
+
+def test_systemd_reads_its_units_once_for_a_task_not_once_for_each_unit() -> None:
+    looped = [task for path in files("roles/*/tasks/*.yml") for task in tasks(path) if "loop" in task]
+    reloads = [task["ansible.builtin.systemd_service"].get("daemon_reload") for task in looped
+               if "ansible.builtin.systemd_service" in task]  # fmt: skip
+    assert len(reloads) >= 2
+    assert True not in reloads
 
 
 def test_preflight_knows_every_input_of_every_role() -> None:

@@ -99,9 +99,13 @@ E
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host with a systemd that answers as above."""
+    """A host with a systemd that answers as above, and with two packages; of a third its settings are left."""
     (tmp_path / "systemctl").write_text(SYSTEMCTL)
-    (tmp_path / "systemctl").chmod(0o755)
+    (tmp_path / "dpkg-query").write_text(
+        "#!/bin/sh\nprintf '%s\\n' 'installed curl' 'config-files vim' 'installed sudo'\n"
+    )
+    for program in ("systemctl", "dpkg-query"):
+        (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     return tmp_path
 
@@ -130,6 +134,7 @@ def test_what_runs_is_what_systemd_and_the_servers_files_say(host: Path) -> None
         "broker_holds_mb": 0,
         "clusters": {"15": "manual", "17": "auto"},
         "admins": ["ada"],
+        "packages": ["curl", "sudo"],
     }
 
 

@@ -1,9 +1,12 @@
 """The drills that every change must pass, on the local cluster: at least one of each layer. `make drills` holds all."""
 
+import fcntl
 import re
+import subprocess
 import time
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 
@@ -14,10 +17,13 @@ from drills.drill import Drill, Row, hold, judge, recovery
 from drills.scene import Scene, enter
 from harness import ROOT
 from tests.clusters import Cluster
+from tests.fleets import place
 
 
 @pytest.fixture(scope="session")
-def scene(local: Cluster) -> Iterator[Scene]:
+def scene(local: Cluster, at_work: IO[str]) -> Iterator[Scene]:
+    """The local cluster, as soon as nothing else is tested on this machine: recovery is measured in seconds."""
+    fcntl.flock(at_work, fcntl.LOCK_EX)
     yield enter(local.inventory)
     local.forget_connections()
 
@@ -26,6 +32,17 @@ def scene(local: Cluster) -> Iterator[Scene]:
 def test_nothing_is_lost(name: str, scene: Scene) -> None:
     row = hold(BY_NAME[name], scene, ROOT / "var/drills/tests" / name)
     assert row.passed, row
+
+
+def test_drills_come_last_and_wait_for_everybody_who_still_tests() -> None:
+    def where(path: str, *fixtures: str) -> int:
+        return place(SimpleNamespace(fixturenames=fixtures, path=ROOT / "tests" / path))
+
+    drill = where("drills/test_drills.py", "clusters", "local", "scene")
+    assert where("drills/test_drills.py") == 0
+    assert where("hosts/test_again.py", "clusters", "small") < where("hosts/test_again.py", "clusters", "local") < drill
+    taken = subprocess.run(["flock", "--exclusive", "--nonblock", ROOT / "var/tests.lock", "true"], check=False)
+    assert taken.returncode == 1, "this process tests, and somebody could hold drills"
 
 
 def test_every_layer_is_drilled_every_time() -> None:

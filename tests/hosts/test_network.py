@@ -12,7 +12,7 @@ from tests.clusters import Cluster
 
 PORTS = (22, 80, 443, 5432, 6379, 8000, 8001)
 Pair = tuple[str, int]
-PROBE = "timeout 2 bash -c '</dev/tcp/{ip}/{port}' 2>/dev/null && echo {host} {port} &"
+PROBE = "timeout 5 bash -c '</dev/tcp/{ip}/{port}' 2>/dev/null && echo {host} {port} &"
 
 
 def allowed(cluster: Cluster, source: str | None, target: str, port: int) -> bool:
@@ -52,7 +52,7 @@ def test_ports_are_open_exactly_to_who_needs_them(local: Cluster) -> None:
 def open_from_here(pairs: Iterable[tuple[str, str, int]]) -> set[Pair]:
     def attempt(pair: tuple[str, str, int]) -> bool:
         try:
-            with socket.create_connection(pair[1:], timeout=2):
+            with socket.create_connection(pair[1:], timeout=5):
                 return True
         except OSError:
             return False

@@ -123,3 +123,18 @@ def test_one_host_is_the_older_debian(local: Cluster) -> None:
     releases = local.everywhere(lambda name: local.on(name, ". /etc/os-release; echo $VERSION_CODENAME").strip())
     assert releases == {name: machine["machine_release"] for name, machine in local.machines.items()}
     assert set(releases.values()) == {"bookworm", "trixie"}
+
+
+def test_one_host_at_most_has_built_the_release_for_those_that_are_like_it(local: Cluster) -> None:
+    if not local.output:
+        pytest.skip("nobody saw it come up: leave out --cluster running")
+    app = {name for group in ("edge", "web", "workers", "beat") for name in local.groups[group]}
+    script = (
+        "ls -d /opt/headrace/tools-* 2>/dev/null; readlink /opt/headrace/current; ls /opt/headrace/releases; "
+        "find /opt/headrace/current/ ! -type l -perm /022; find /opt/headrace/current/ ! -user root"
+    )
+    found = {name: local.on(name, script).split() for name in sorted(app)}
+    built = [line for lines in found.values() for line in lines if "/tools-" in line]
+    assert len(built) == len(set(built)), found
+    ((current, *others),) = {tuple(line for line in lines if "/tools-" not in line) for lines in found.values()}
+    assert others == [current.rpartition("/")[2]], "no archive is left, and no file that others may write"
