@@ -95,6 +95,6 @@ for_web = ASGIStaticFilesHandler(forward)  # type: ignore[arg-type]  # any ASGI 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Every request and every WebSocket comes in here."""
     path = scope.get("path", "")
-    follows = path.startswith("/api/jobs/") and path.endswith("/events")
+    follows = path == "/api/events" or (path.startswith("/api/jobs/") and path.endswith("/events"))
     inner: Any = for_web if scope["type"] == "http" and not follows else push
     await inner(scope, receive, send)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import gevent
 import websocket
@@ -115,14 +115,19 @@ class Api:
         return response.status_code, bytes(response.read())
 
     def follow(self, path: str) -> Iterator[tuple[Json, float]]:
-        """Each message of a job's WebSocket, and when it was received; a broken connection is made again, for ever.
+        """Each message of a WebSocket, and when it was received. A broken connection is made again, for ever, and goes
+        on from the last cursor, if the socket tells of some.
 
         Raises:
             NotAccepted: the server closed it with a code of FINAL.
         """
+        since = ""
         while True:
             with contextlib.suppress(*BROKEN, websocket.WebSocketException):
-                yield from self._messages(path)
+                for message, at in self._messages(path + since):
+                    if message.get("type") == "cursor":
+                        since = f"?since={quote(message['cursor'])}"
+                    yield message, at
             gevent.sleep(RECONNECT_S)
 
     def _messages(self, path: str) -> Iterator[tuple[Json, float]]:

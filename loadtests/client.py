@@ -15,6 +15,7 @@ import gevent
 from loadtests import work
 from loadtests.api import AWAY, FINISHED, Answer, Api, NotAccepted
 from loadtests.clock import Clock, now
+from loadtests.ends import Ends
 from loadtests.ledger import Ledger, Record, epoch
 from loadtests.shapes import Shape, Way
 from loadtests.work import Page, Piece
@@ -35,6 +36,7 @@ class Desk:
     report: Report
     stage_at: Callable[[float], str]
     page: Page | None = None
+    ends: Ends | None = None  # None: each client follows its job on a socket of its own
     ledger: Ledger = field(default_factory=Ledger)
     clock: Clock = field(default_factory=Clock)
     chance: random.Random = field(default_factory=random.Random)
@@ -64,6 +66,8 @@ class Client:
 
     def __init__(self, desk: Desk, api: Api) -> None:
         self.desk, self.api = desk, api
+        if desk.ends:
+            desk.ends.listen()
 
     def one(self, piece: Piece, way: Way, due_at: float | None = None) -> None:
         """Take one job from submit to verdict. It counts from `due_at`; without, from now."""
@@ -160,6 +164,8 @@ class Client:
         judge(record, job, self.desk.page)
 
     def _pushed(self, record: Record) -> tuple[Json, float]:
+        if self.desk.ends:
+            return self.desk.ends.of(record.id)
         for message, at in self.api.follow(f"/ws/jobs/{record.id}"):
             job = message.get("job")
             if job and job["state"] in FINISHED:

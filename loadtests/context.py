@@ -14,6 +14,7 @@ import gevent.event
 from loadtests import LoadError, clock, shapes, slo, watch
 from loadtests.api import BROKEN, Api, NotAccepted, Target, why
 from loadtests.client import Desk, Report
+from loadtests.ends import Ends
 from loadtests.ledger import LedgerNews
 from loadtests.samples import GeneratorSample, Lane
 from loadtests.shapes import Shape, Stage
@@ -139,7 +140,8 @@ def prepare(options: argparse.Namespace, report: Report) -> Run:
     offered, lanes = _asked(target)
     page = looked_at(options.fetch) if options.fetch else None
     pieces = choose(book, shape, offered, _wanted(options.lanes, lanes), page)
-    desk = Desk(shape, pieces, report, lambda at: current().stage_name(at), page)
+    ends = Ends(Api(target), shape.deadline_s) if options.one_socket else None
+    desk = Desk(shape, pieces, report, lambda at: current().stage_name(at), page, ends)
     limits, plan = slo.read(Path(options.slo or slo.LIMITS)), Path(options.plan) if options.plan else None
     watched = watch.Lanes(Api(target)), watch.Host(target.host), watch.Stores()
     run = Run(options.shape, target, desk, lanes, limits, plan, *watched)

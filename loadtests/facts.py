@@ -68,6 +68,7 @@ class Head:
     processes: int  # of the load generator
     pieces: list[str]  # the work, in words
     clock: ClockOffset
+    one_socket: bool = False
 
 
 @dataclass(frozen=True)

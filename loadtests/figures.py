@@ -66,6 +66,7 @@ def head(run: Run) -> facts.Head:
         processes=run.processes,
         pieces=[f"{piece.lane}: {piece.work.kind} {piece.work.params or ''}".strip() for piece in run.desk.pieces],
         clock=facts.ClockOffset(offset.seconds, offset.uncertainty if known else None),
+        one_socket=run.desk.ends is not None,
     )
 
 

@@ -39,6 +39,7 @@ def options(parser: Any) -> None:
     add("--scale", type=float, default=1.0, help="so many times the shape's users or rates")
     add("--stretch", type=float, default=1.0, help="so many times the length of each stage")
     add("--ca", default="", metavar="FILE", help="believe certificates of this private CA only (PEM)")
+    add("--one-socket", action="store_true", help="one WebSocket tells a process of all ends, not one for each job")
     add("--fetch", default="", metavar="URL", help="a page that the server may fetch, where synthetic kinds are off")
     add("--plan", default="", metavar="FILE", help="the hosts' sizing plan, as deploy/sizing.py --json prints it")
     add("--out", default="", metavar="FOLDER", help="where the report goes (default: var/load/<shape>-<time>)")

@@ -1,4 +1,4 @@
-"""Every address of the web tier. The push process serves /ws/ and /api/jobs/{id}/events (config/asgi.py)."""
+"""Every address of the web tier. The push process serves what follows jobs (config/asgi.py)."""
 
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView

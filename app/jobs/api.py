@@ -37,11 +37,15 @@ NOT_OURS = (
     "The CSRF token is missing or wrong: send it in the X-CSRFToken header, from a page at our own address or at one "
     "that HEADRACE_TRUSTED_ORIGINS names."
 )
+PUSH_SERVES = "The push process serves this address; route /ws/, /api/events and /api/jobs/{id}/events to it."
 DESCRIPTION = """Submit work, follow it, fetch what came of it.
 
 Sign in with a session cookie (writes then need the CSRF token), or send `Authorization: Bearer hr_...`
 with a token from `manage.py create_api_token`. Every error is `application/problem+json`. To follow a job without
-polling, read `events_url` (text/event-stream) or open a WebSocket on `ws_url`."""
+polling, read `events_url` (text/event-stream) or open a WebSocket on `ws_url`. To follow all of your jobs, also those
+to come, on one connection, read `/api/events` or open a WebSocket on `/ws/jobs`. There, what `/api/events` says of
+cursors holds; a socket takes one as `?since=`, sends it as `{"type": "cursor", "cursor": ...}`, and is closed with
+code 4410 if it is too old."""
 
 
 # ---- who asks -------------------------------------------------------------------------------------------------------
@@ -317,7 +321,19 @@ def follow_job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 
     Each event is named `job`, its id is the job's `version`, its data `{"type": "job", "job": ..., "sent_at": ...}`.
     """
-    raise Problem(421, "The push process serves this address; route /ws/ and /api/jobs/{id}/events to it.")
+    raise Problem(421, PUSH_SERVES)
+
+
+@api.get("/events", response={200: None}, summary="Follow all of your jobs", tags=["jobs"])
+def follow_jobs(request: HttpRequest, since: str = "") -> HttpResponse:
+    """A text/event-stream without an end: each change of your jobs, but not of their parts, from now on.
+
+    Events named `job` are those of one job. Now and then comes one named `cursor`: its id, and `cursor` in its data,
+    says up to when everything was told. Connect again with the last one as `since` or `Last-Event-ID`, and nothing is
+    missed, though some changes may be told twice (compare `version`). 410: it is more than ten minutes old, or none of
+    ours; list your jobs, and follow without one.
+    """
+    raise Problem(421, PUSH_SERVES)
 
 
 # ---- lanes and kinds ------------------------------------------------------------------------------------------------
@@ -358,8 +374,10 @@ ALSO = {
     "cancel_job": (403, 404, 409),
     "get_artifact": (404,),
     "follow_job": (404, 421, 429),
+    "follow_jobs": (410, 421, 429),
 }
-BODIES = {"get_artifact": ("*/*", {}), "follow_job": ("text/event-stream", {"type": "string"})}
+EVENTS = ("text/event-stream", {"type": "string"})
+BODIES = {"get_artifact": ("*/*", {}), "follow_job": EVENTS, "follow_jobs": EVENTS}
 
 
 @cache

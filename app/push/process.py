@@ -14,7 +14,8 @@ from push.watcher import WATCHER
 
 async def not_here(scope: Scope, receive: Receive, send: Send) -> None:
     """Every address that the push process does not serve."""
-    await problem(send, 404, "The web process serves this address; route only /ws/ and /api/jobs/{id}/events here.")
+    mend = "route only /ws/, /api/events and /api/jobs/{id}/events here"
+    await problem(send, 404, f"The web process serves this address; {mend}.")
 
 
 async def healthz(scope: Scope, receive: Receive, send: Send) -> None:

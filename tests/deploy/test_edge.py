@@ -113,13 +113,13 @@ def of_hosts(folder: Path, web: int, plain: int, tls: int, **inputs: Any) -> str
     return text.replace("/var/log/nginx", str(folder)).replace("http {\n", "http {\n" + scratch)
 
 
-def of_containers(folder: Path, web: int, plain: int) -> str:
+def of_containers(folder: Path, web: int, plain: int, push: int) -> str:
     """deploy/images/edge/nginx.conf, moved likewise."""
     text = (ROOT / "deploy/images/edge/nginx.conf").read_text().replace("/tmp/", f"{folder}/")
     for name in ("common-http.conf", "common-server.conf"):
         text = text.replace(f"include {name}", f"include {ROLE}/templates/etc/nginx/{name}")
     text = text.replace("include mime.types", "include /etc/nginx/mime.types")
-    text = re.sub(r"http://(web:8000|push:8001)", f"http://127.0.0.1:{web}", text)
+    text = text.replace("//web:8000", f"//127.0.0.1:{web}").replace("//push:8001", f"//127.0.0.1:{push}")
     return text.replace("listen 8080", f"listen 127.0.0.1:{plain}").replace(
         "listen 127.0.0.1:8081;", "listen unix:" + f"{folder}/health;"
     )
@@ -165,20 +165,21 @@ def edge(web: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
 
 
 @pytest.fixture(params=["hosts", "containers"])
-def either(request: pytest.FixtureRequest, web: int, tmp_path: Path) -> Callable[[int], Any]:
-    """Each of the two edges, before a web process at this port."""
+def either(request: pytest.FixtureRequest, web: int, tmp_path: Path) -> Callable[..., Any]:
+    """Each of the two edges, before a web process at this port, and push at the same or another one."""
 
-    def start(port: int) -> Any:
+    def start(port: int, push: int = 0) -> Any:
+        push = push or port
         if request.param == "hosts":
-            return edge_with(port, tmp_path)
+            return edge_with(port, tmp_path, fleet_push_port=push)
         (plain,) = free_ports(1)
-        return running(tmp_path, of_containers(tmp_path, port, plain), plain)
+        return running(tmp_path, of_containers(tmp_path, port, plain, push), plain)
 
     return start
 
 
 @pytest.fixture
-def without_web(either: Callable[[int], Any]) -> Iterator[Edge]:
+def without_web(either: Callable[..., Any]) -> Iterator[Edge]:
     """Each of the two edges, with nobody behind it."""
     with either(free_ports(1)[0]) as one:
         yield one
@@ -193,7 +194,7 @@ def assert_problem(answer: httpx2.Response, status: int) -> None:
     assert (answer.status_code, answer.json()["status"]) == (status, status)
 
 
-@pytest.mark.parametrize("path", ["/", "/api/jobs", "/ws/jobs/x", "/api/jobs/x/events"])
+@pytest.mark.parametrize("path", ["/", "/api/jobs", "/ws/jobs/x", "/api/events", "/api/jobs/x/events"])
 def test_when_nobody_answers_the_status_is_that_of_the_body(without_web: Edge, path: str) -> None:
     answer = without_web.ask(path)
     assert_problem(answer, 503)
@@ -206,13 +207,21 @@ def test_what_was_never_sent_may_be_sent_again(without_web: Edge) -> None:
     assert answer.headers["retry-after"] == "2"
 
 
-def test_what_may_have_been_accepted_is_not_asked_for_again(either: Callable[[int], Any], web: int) -> None:
+def test_what_may_have_been_accepted_is_not_asked_for_again(either: Callable[..., Any], web: int) -> None:
     with either(web) as one:
         answer = one.ask("/dies", method="POST", content=b"{}")
         assert_problem(answer, 503)
         assert answer.json()["detail"] == MAY_BE_DONE
         assert "retry-after" not in answer.headers
         assert one.ask("/dies").headers["retry-after"] == "2"
+
+
+def test_what_follows_jobs_goes_to_push_and_nothing_else_does(either: Callable[..., Any], web: int) -> None:
+    with either(web, push=free_ports(1)[0]) as one:
+        for path in ("/ws/jobs", "/ws/jobs/x", "/api/events?since=x", "/api/jobs/x/events"):
+            assert one.ask(path).status_code == 503, path
+        for path in ("/api/jobs", "/api/jobs/x", "/api/events/", "/api/eventsx"):
+            assert one.ask(path).status_code == 200, path
 
 
 def test_too_large_a_body_has_the_status_of_its_body(edge: Edge) -> None:
@@ -289,7 +298,7 @@ def test_guessing_from_one_address_is_slowed_down(web: int, tmp_path: Path, path
 
 def test_one_address_holds_so_many_connections_to_push(web: int, tmp_path: Path) -> None:
     with edge_with(web, tmp_path, nginx_push_connections=2) as one, ThreadPoolExecutor() as pool:
-        held = [pool.submit(one.ask, path) for path in ("/ws/slowly", "/ws/slowly", "/api/jobs/slowly/events")]
+        held = [pool.submit(one.ask, path) for path in ("/ws/slowly", "/api/events?slowly", "/api/jobs/slowly/events")]
         assert sorted(answer.result().status_code for answer in held) == [200, 200, 429]
         assert one.ask("/").status_code == 200
 

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, e
 from harness import APP, BIN, ROOT
 from harness.processes import Process
 from harness.waiting import free_port, wait_until
+from jobs import services
 from jobs.models import Job, State
 from jobs.submit import Submission, submit
 from jobs.templatetags.headrace import duration
@@ -234,6 +235,70 @@ def test_list_keeps_itself_current_and_leaves_the_focus_alone(visit: Visit, star
     expect(page.locator(f"[data-key='{later.pk}'] .badge")).to_have_text("Succeeded")
     expect(page.locator(".badge.succeeded")).to_have_count(3)
     expect(link).to_be_focused()
+
+
+def told_by_its_socket(page: Page) -> list[str]:
+    """Load the list again, until its socket is open; returns the pieces that it asks for from then on."""
+    asked: list[str] = []
+    frames: list[int] = []
+    page.on("request", lambda one: asked.append(one.url) if one.url.endswith("/jobs/live") else None)
+    page.on("websocket", lambda one: one.on("framereceived", lambda _: frames.append(1)))
+    page.reload()
+    wait_until(lambda: page.evaluate("1") and frames, why="the socket is open")
+    page.wait_for_timeout(2_000)  # then the page looks once
+    assert asked
+    asked.clear()
+    return asked
+
+
+def ended_elsewhere(ada: Any) -> Any:
+    [(job, _)] = submit(ada.pk, [Submission("digest", {"text": "elsewhere"})])
+    claim = services.claim(job.pk, "quick-1@host", "solo")
+    assert claim
+    services.succeed(claim, {})
+    return job
+
+
+def test_list_asks_only_when_it_is_told_of_a_change(visit: Visit, ada: Any) -> None:
+    submit(ada.pk, [Submission("digest", {})])
+    page = visit()
+    expect(page.locator("[data-open]")).to_have_count(1)
+    asked = told_by_its_socket(page)
+    page.wait_for_timeout(6_000)
+    assert asked == []
+    job = ended_elsewhere(ada)
+    expect(page.locator(f"[data-key='{job.pk}'] .badge")).to_have_text("Succeeded", timeout=20_000)
+    assert 1 <= len(asked) <= 3
+
+
+@pytest.mark.parametrize(("code", "for_good"), [(4403, True), (1011, False)])
+def test_list_without_a_socket_keeps_itself_current(visit: Visit, ada: Any, code: int, for_good: bool) -> None:
+    page = visit()
+    refused: list[WebSocketRoute] = []
+
+    def refuse(route: WebSocketRoute) -> None:
+        refused.append(route)
+        route.close(code=code)
+
+    page.route_web_socket(re.compile(r"/ws/jobs$"), refuse)
+    page.reload()
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+    job = ended_elsewhere(ada)
+    expect(page.locator(f"[data-key='{job.pk}'] .badge")).to_have_text("Succeeded", timeout=30_000)
+    assert (len(refused) == 1) is for_good
+
+
+def test_hidden_list_asks_nothing_until_it_is_seen(visit: Visit, ada: Any) -> None:
+    page = visit()
+    asked = told_by_its_socket(page)
+    show = "hidden => { window.is_hidden = hidden; document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => window.is_hidden})")
+    page.evaluate(show, True)
+    job = ended_elsewhere(ada)
+    page.wait_for_timeout(2_000)
+    assert asked == []
+    page.evaluate(show, False)
+    expect(page.locator(f"[data-key='{job.pk}'] .badge")).to_have_text("Succeeded", timeout=20_000)
 
 
 def test_scripts_say_durations_as_the_server_does(visit: Visit) -> None:

@@ -6,10 +6,12 @@ import threading
 
 import gevent
 import pytest
+import websockets.sync.server
 
 from loadtests.api import Answer, Api, NotAccepted, Target
 from loadtests.client import Client, Desk
 from loadtests.clock import now
+from loadtests.ends import Ends
 from loadtests.shapes import Shape, Work
 from loadtests.work import Piece
 from tests.loadtests.records import a_digest
@@ -145,6 +147,80 @@ def test_a_batch_is_followed_side_by_side(client, told):
     one.batch([PIECE, PIECE])
     assert len(one.desk.ledger.records) == 2
     assert {record.way for record in one.desk.ledger.records.values()} == {"batch"}
+
+
+@pytest.fixture
+def together(client):
+    """A client that follows all jobs on one socket, which has told of the end before the submit was answered."""
+
+    def make(messages):
+        one = client([(202, QUEUED)], [(200, ROW)], messages)
+        one.desk.ends = Ends(one.api, SHAPE.deadline_s)
+        return Client(one.desk, one.api)
+
+    return make
+
+
+def test_on_one_socket_an_end_before_the_answer_to_the_submit_is_not_missed(together, told):
+    one = together([{"type": "cursor", "cursor": "x"}, *TOLD])
+    one.one(PIECE, "single")
+    assert failures(told) == []
+
+
+def test_on_one_socket_each_client_is_told_of_its_own_job(together, told):
+    rows = [a_digest(), a_digest()]
+
+    def ended_later():
+        yield {"type": "cursor", "cursor": "x"}
+        gevent.sleep(0.05)
+        yield from ({"type": "job", "job": row} for row in reversed(rows))
+
+    one = together(ended_later())
+    one.api.posts, one.api.gets = [(202, {"jobs": rows})], [(200, rows[1]), (200, rows[0])]
+    one.batch([PIECE, PIECE])
+    assert failures(told) == []
+    assert all(record.told_at for record in one.desk.ledger.records.values())
+
+
+def test_who_was_not_told_on_one_socket_has_lost_a_job(together, told):
+    together([{"type": "cursor", "cursor": "x"}, *TOLD[:2]]).one(PIECE, "single")
+    [failure] = failures(told)
+    assert failure.startswith(f"lost {ROW['id']}: its client was not told")
+
+
+def test_one_socket_that_the_server_refuses_is_said_for_each_job(together, told):
+    def closed():
+        yield from [{"type": "cursor", "cursor": "x"}]
+        gevent.sleep(0.01)
+        raise NotAccepted("the WebSocket /ws/jobs was closed with 4401", 4401)
+
+    one = together(closed())
+    for _ in range(2):
+        one.one(PIECE, "single")
+    assert [failure.split(": ", 1)[1] for failure in failures(told)] == ["its client was not told within 2 s"] * 2
+    assert {record.trouble for record in one.desk.ledger.records.values()} == {
+        "the WebSocket /ws/jobs was closed with 4401"
+    }
+
+
+def test_a_socket_that_breaks_goes_on_from_its_last_cursor():
+    asked = []
+
+    def serve(connection):
+        asked.append(connection.request.path)
+        if len(asked) == 1:
+            connection.send('{"type": "job", "job": {}}')
+            connection.send('{"type": "cursor", "cursor": "2026-01-01T00:00:00+00:00"}')
+            connection.close(1012)
+        connection.close(4404)
+
+    with websockets.sync.server.serve(serve, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = Api(Target(f"http://127.0.0.1:{server.socket.getsockname()[1]}", "x"))
+        with pytest.raises(NotAccepted, match="4404"):
+            list(api.follow("/ws/jobs"))
+        server.shutdown()
+    assert asked == ["/ws/jobs", "/ws/jobs?since=2026-01-01T00%3A00%3A00%2B00%3A00"]
 
 
 def hangs_up(listener):

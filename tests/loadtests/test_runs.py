@@ -58,6 +58,15 @@ def test_an_open_run_counts_from_the_moment_that_was_intended_and_is_green(demo,
     assert expected - 2 <= number["submitted"] <= expected
 
 
+def test_clients_that_follow_all_of_their_jobs_on_one_socket_are_told_of_every_end(demo, load):
+    run = load(CLOSED | {"ways": {"single": 2, "keyed": 1, "batch": 1}, "batch_size": 3}, "--one-socket")
+    assert run.wait() == 0, run.said
+    number, verdict = counts(run)
+    assert verdict == "PASS"
+    assert number["submitted"] == number["verified"] > 20
+    assert run.facts["run"]["one_socket"] is True
+
+
 def test_the_kinds_that_people_use_are_verified_too(demo, load):
     run = load(CLOSED | {"work": {"picture": 1, "page": 1, "digest": 1}}, "--fetch", f"{demo.site}/gate.html")
     assert run.wait() == 0, run.said

@@ -292,7 +292,7 @@ def test_lists_do_not_load_artifacts(api: Api, django_assert_max_num_queries: An
 def test_without_sign_in_everything_is_401() -> None:
     client = Client()
     some = uuid.uuid4()
-    paths = ["/jobs", f"/jobs/{some}", f"/jobs/{some}/artifact", f"/jobs/{some}/events", "/lanes", "/kinds"]
+    paths = ["/jobs", f"/jobs/{some}", f"/jobs/{some}/artifact", f"/jobs/{some}/events", "/events", "/lanes", "/kinds"]
     asked = [client.get(f"/api{path}") for path in paths]
     asked += [client.post(f"/api{path}", {}, JSON) for path in ("/jobs", "/jobs/batch", f"/jobs/{some}/cancel")]
     for response in asked:

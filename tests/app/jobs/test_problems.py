@@ -53,7 +53,8 @@ def test_unknown_host_is_400() -> None:
 
 
 def test_events_are_misdirected_here(api: Api) -> None:
-    assert "push process" in problem(api.get(f"/jobs/{job_of(api.user).pk}/events"), 421)["detail"]
+    for path in (f"/jobs/{job_of(api.user).pk}/events", "/events"):
+        assert "push process" in problem(api.get(path), 421)["detail"]
 
 
 # ---- on the real server ---------------------------------------------------------------------------------------------

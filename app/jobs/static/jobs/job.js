@@ -11,7 +11,6 @@
 
   // ---- the piece of HTML
 
-  const LEAST_PAUSE_MS = 700;
   let seen = { version: Number(card().dataset.version), shape: "" };
   let refreshedAt = 0;
   let pending = 0;
@@ -38,7 +37,7 @@
   };
 
   const refreshSoon = () => {
-    pending ||= setTimeout(refresh, Math.max(0, refreshedAt + LEAST_PAUSE_MS - performance.now()));
+    pending ||= setTimeout(refresh, Math.max(0, refreshedAt + headrace.LEAST_PAUSE_MS - performance.now()));
   };
 
   // ---- what moves between two pieces
@@ -87,7 +86,7 @@
 
   const ended = async () => {
     await refresh();
-    if (root.querySelector("[data-unnotified]")) setTimeout(refresh, LEAST_PAUSE_MS);
+    if (root.querySelector("[data-unnotified]")) setTimeout(refresh, headrace.LEAST_PAUSE_MS);
   };
 
   const closed = ({ code }) => {
@@ -107,8 +106,7 @@
       return;
     }
     failures += 1;
-    const pause = Math.min(15_000, 500 * 2 ** (failures - 1));
-    setTimeout(connect, pause * (0.5 + Math.random() / 2));
+    setTimeout(connect, headrace.backoff(failures));
   };
 
   const connect = () => {
@@ -116,7 +114,7 @@
       lost.hidden = true;
       return;
     }
-    const socket = new WebSocket(new URL(root.dataset.socket, location.href.replace(/^http/, "ws")));
+    const socket = headrace.socket(root.dataset.socket);
     socket.addEventListener("open", () => {
       failures = 0;
       lost.hidden = true;

@@ -2,6 +2,8 @@
 "use strict";
 
 const headrace = {
+  LEAST_PAUSE_MS: 700, // between two looks at what changes all the time
+
   /** Seconds as the `duration` filter of templatetags/headrace.py shows them. */
   duration(seconds) {
     if (seconds < 0.00005) return "0 ms";
@@ -11,6 +13,16 @@ const headrace = {
     const two = (number) => String(number).padStart(2, "0");
     if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
     return `${Math.floor(whole / 3600)} h ${two(Math.floor(whole / 60) % 60)} min`;
+  },
+
+  /** A WebSocket to an address of ours. */
+  socket(address) {
+    return new WebSocket(new URL(address, location.href.replace(/^http/, "ws")));
+  },
+
+  /** Milliseconds to wait before connecting again, after so many failures. */
+  backoff(failures) {
+    return Math.min(15_000, 500 * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
   },
 
   /** A piece of HTML from the server; null if we have been signed out (the page is then reloaded). */
@@ -71,14 +83,19 @@ const headrace = {
   },
 };
 
-// <section data-live="URL">: fetched again every 2 s while something in it is [data-open], every 10 s otherwise, and not
-// at all while the page is hidden.
+// <section data-live="URL">: fetched again every 2 s while something in it is [data-open], every 10 s otherwise. With a
+// data-socket that is open: when that tells of a change, and every minute. Not at all while the page is hidden.
 for (const section of document.querySelectorAll("[data-live]")) {
   const mark = document.querySelector("[data-live-mark]");
   let timer = 0;
   let failures = 0;
+  let busy = false;
+  let news = false;
+  let told = false; // by the socket, of every change
+  let askedAt = -Infinity;
 
   const refresh = async () => {
+    [busy, news, askedAt] = [true, false, performance.now()];
     try {
       const piece = await headrace.piece(section.dataset.live);
       if (piece) headrace.morphChildren(section, piece);
@@ -91,20 +108,54 @@ for (const section of document.querySelectorAll("[data-live]")) {
       const words = failures ? mark.dataset.broken : mark.dataset.live;
       if (mark.textContent !== words) mark.textContent = words;
     }
+    busy = false;
     later();
+  };
+
+  const pause = () => {
+    if (told && !failures) return 60_000;
+    const polled = section.querySelector("[data-open]") ? 2000 : 10_000;
+    return Math.min(polled * 2 ** Math.min(failures, 3), 16_000);
   };
 
   const later = () => {
     clearTimeout(timer);
-    const pause = section.querySelector("[data-open]") ? 2000 : 10_000;
-    if (!document.hidden) timer = setTimeout(refresh, Math.min(pause * 2 ** Math.min(failures, 3), 16_000));
+    if (busy || document.hidden) return;
+    const soon = Math.max(0, askedAt + headrace.LEAST_PAUSE_MS - performance.now());
+    timer = setTimeout(refresh, news && !failures ? soon : pause());
+  };
+
+  const look = () => {
+    news = true;
+    if (!failures) later();
+  };
+
+  const follow = (attempt) => {
+    if (document.hidden) {
+      document.addEventListener("visibilitychange", () => follow(attempt), { once: true });
+      return;
+    }
+    const socket = headrace.socket(section.dataset.socket);
+    socket.addEventListener("message", ({ data }) => {
+      if (!told || JSON.parse(data).type === "job") look(); // the first one: for what happened before it was open
+      told = true;
+    });
+    socket.addEventListener("close", ({ code }) => {
+      const again = told ? 1 : attempt + 1;
+      if (told) {
+        told = false;
+        later(); // but no later for each attempt that fails
+      }
+      if (![4401, 4403, 4404].includes(code)) setTimeout(follow, headrace.backoff(again), again);
+    });
   };
 
   document.addEventListener("visibilitychange", () => {
-    clearTimeout(timer);
-    if (!document.hidden) refresh();
+    failures = 0;
+    look();
   });
   later();
+  if (section.dataset.socket) follow(0);
 }
 
 // A form is sent once, however often its button is pressed; "back" brings the button back.
