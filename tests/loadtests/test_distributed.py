@@ -16,13 +16,15 @@ from tests.loadtests.test_runs import counts
 LONGER = CLOSED | {"stages": [CLOSED["stages"][0] | {"seconds": 15}]}
 
 
-@pytest.mark.parametrize("shape", [LONGER, OPEN], ids=["closed", "open"])
-def test_a_master_and_two_workers_make_one_run(demo, load, tmp_path, shape):
+@pytest.mark.parametrize(
+    ("shape", "options"), [(LONGER, ()), (OPEN, ()), (OPEN, ("--one-socket",))], ids=["closed", "open", "one-socket"]
+)
+def test_a_master_and_two_workers_make_one_run(demo, load, tmp_path, shape, options):
     port = str(free_port())
     worker = ("--worker", "--master-host", "127.0.0.1", "--master-port", port)
     workers = [Load(tmp_path / str(number)).start(*worker, HEADRACE_TOKEN=demo.token) for number in (1, 2)]
     bind = ("--master-bind-host", "127.0.0.1", "--master-bind-port", port)
-    master = load(shape, "--master", *bind, "--expect-workers", "2")
+    master = load(shape, *options, "--master", *bind, "--expect-workers", "2")
     assert master.wait() == 0, master.said
     assert [one.wait() for one in workers] == [0, 0], workers[0].said
     number, verdict = counts(master)
