@@ -475,6 +475,8 @@ def expired_leases(limit: int) -> list[Job]:
     """
     nobody = Q(lease_until__lt=Now()) | Q(lease_until=None, open_parts=0)
     rows = Job.objects.filter(nobody, state=State.RUNNING).annotate(now=Now()).order_by("lease_until")
+    if not rows.exists():
+        return []
     with transaction.atomic():
         found = list(rows.select_for_update(skip_locked=True, no_key=True)[:limit])
     holders = held() if found else set()
@@ -504,9 +506,10 @@ def due(limit: int) -> list[uuid.UUID]:
 
 def lanes_that_wait() -> list[str]:
     """Lanes with a job that was published a while ago and has not started."""
-    long_ago = Now() - timedelta(seconds=ENV.lost_after_s)
-    rows = Job.objects.filter(state=State.QUEUED, published_at__lt=long_ago, lane__in=list(settings.LANES.lanes))
-    return list(rows.order_by("lane").values_list("lane", flat=True).distinct())
+    queued = Job.objects.filter(state=State.QUEUED)
+    long_ago = queued.filter(published_at__lt=Now() - timedelta(seconds=ENV.lost_after_s))
+    lanes = list(settings.LANES.lanes) if queued.exists() else []
+    return [lane for lane in lanes if long_ago.filter(lane=lane).exists()]
 
 
 def overtaken(
