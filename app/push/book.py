@@ -20,20 +20,33 @@ MOST = 8_000_000  # characters that are kept of jobs that nobody follows yet: of
 class Known:
     """One job: the newest version that we heard of, and the texts, if we have them, of the version that we know."""
 
-    __slots__ = ("_lasting", "_text", "changing", "finished", "heard", "id", "notified", "owner", "version", "watches")
+    __slots__ = (
+        "_lasting",
+        "_text",
+        "changing",
+        "finished",
+        "heard",
+        "id",
+        "notified",
+        "owner",
+        "unsure",
+        "version",
+        "watches",
+    )
 
     def __init__(self, job_id: uuid.UUID) -> None:
         self.id = job_id
         self.owner: int | None = None
         self.version = self.heard = 0
         self.finished = self.notified = False
+        self.unsure = False  # it has changed, we were not told to what version
         self._lasting = self.changing = self._text = ""
         self.watches: set[Watch] = set()
 
     @property
     def complete(self) -> bool:
         """Whether nothing needs to be read to tell of it."""
-        return bool(self._lasting) and self.version >= self.heard > 0
+        return bool(self._lasting) and self.version >= self.heard > 0 and not self.unsure
 
     @property
     def size(self) -> int:
@@ -43,7 +56,8 @@ class Known:
         """Take what a hint says; False: it says nothing new."""
         if 0 < hint.version <= self.heard:
             return False
-        self.heard = hint.version or self.heard + 1
+        self.heard = hint.version or self.heard
+        self.unsure = self.unsure or not hint.version
         if hint.changing:
             self._know(hint.owner, hint.version, hint.finished, hint.changing)
             self._lasting = hint.lasting or self._lasting
@@ -55,7 +69,7 @@ class Known:
         self.notified = job.notified_at is not None
         if job.version >= self.version:
             self._know(job.owner_id, job.version, job.finished, json.dumps(changing(job)))
-        self.heard = max(self.version, self.heard)
+        self.heard, self.unsure = max(self.version, self.heard), False
 
     def _know(self, owner: int | None, version: int, finished: bool, text: str) -> None:
         self.owner, self.version, self.finished, self.changing, self._text = owner, version, finished, text, ""

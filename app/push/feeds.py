@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import time
 import uuid
-from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -22,7 +20,6 @@ from push.reader import AT_ONCE, READER
 
 REPLAY = timedelta(minutes=10)  # a cursor may be so old
 SLACK = timedelta(seconds=10)  # of a transaction, between the time that it writes and its commit
-REMEMBERED_S = 60.0  # so long, at least, is known that the end of a job was told
 
 
 class TooOld(Exception):
@@ -48,7 +45,7 @@ class Feed:
         self.followers: set[Follower] = set()
         self.cursor: Cursor | None = None
         self._jobs: dict[uuid.UUID, Known] = {}
-        self._ended: deque[tuple[float, uuid.UUID]] = deque()
+        self._absent: set[uuid.UUID] = set()
         self._seen_until: datetime | None = None
         self._looking = asyncio.Lock()
 
@@ -57,8 +54,6 @@ class Feed:
         assert hint.id  # noqa: S101  (for mypy)
         known = self._jobs.setdefault(hint.id, known or Known(hint.id))
         known.hear(hint)
-        if hint.finished:
-            self._ended.append((time.monotonic(), hint.id))
         self._tell(known)
 
     def _tell(self, known: Known) -> None:
@@ -90,10 +85,11 @@ class Feed:
                 follower.changed.set()
 
     def _forget(self, recent: set[uuid.UUID]) -> None:
-        while self._ended and self._ended[0][0] < time.monotonic() - REMEMBERED_S:
-            _, job_id = self._ended.popleft()
-            if job_id not in recent:
-                self._jobs.pop(job_id, None)
+        """What two looks have not found ended a while ago; what one has not found may be newer than it."""
+        absent = self._jobs.keys() - recent
+        for job_id in absent & self._absent:
+            del self._jobs[job_id]
+        self._absent = absent
 
     def known(self, job_ids: Iterable[uuid.UUID]) -> list[Known]:
         return [self._jobs.get(job_id) or Known(job_id) for job_id in job_ids]

@@ -1,7 +1,7 @@
 """Event streams (text/event-stream): what the WebSocket sends, for `curl -N` and EventSource."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from urllib.parse import parse_qs
 
@@ -69,35 +69,41 @@ async def _stream(scope: Scope, receive: Receive, send: Send, changes: AsyncGene
     except GoingAway:
         await problem(send, 503, "This process is about to restart; try again.", retry_after="1")
     else:
-        if _has_seen_the_end(scope, first):
+        id_of = _version_of if "job_id" in scope["url_route"]["kwargs"] else _cursor_of
+        if isinstance(first, Known) and first.finished and headers_of(scope).get("last-event-id") == id_of(first):
             await respond(send, 204)  # an EventSource that has seen the end connects again until it gets a 204
         else:
-            await while_connected(_send_events(send, first, changes), receive)
+            await while_connected(_send_events(send, first, changes, id_of), receive)
 
 
-def _has_seen_the_end(scope: Scope, first: News) -> bool:
-    if not isinstance(first, Known) or not first.finished or "job_id" not in scope["url_route"]["kwargs"]:
-        return False
-    return headers_of(scope).get("last-event-id") == str(first.version)
+IdOf = Callable[[News], str]  # what an EventSource sends as Last-Event-ID when it comes back; empty: what it has
 
 
-async def _send_events(send: Send, first: News, changes: AsyncGenerator[News]) -> None:
+def _version_of(news: News) -> str:
+    return str(news.version) if isinstance(news, Known) else ""
+
+
+def _cursor_of(news: News) -> str:
+    return news if isinstance(news, Cursor) else ""
+
+
+async def _send_events(send: Send, first: News, changes: AsyncGenerator[News], id_of: IdOf) -> None:
     await start(send, 200, STREAM_HEADERS)
-    await _send_event(send, first, RETRY)
+    await _send_event(send, first, id_of, RETRY)
     try:
         async for news in changes:
-            await _send_event(send, news)
+            await _send_event(send, news, id_of)
     except (GoingAway, SignedOut, UnknownJob, DatabaseError, TimeoutError):
         pass  # the stream ends without a terminal event, so the client connects again, and hears why if it may not
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_event(send: Send, news: News, before: bytes = b"") -> None:
-    event = f"{_head_of(news)}data: {message_of(news)}\n\n" if news else ": still here\n\n"
+async def _send_event(send: Send, news: News, id_of: IdOf, before: bytes = b"") -> None:
+    event = ": still here\n\n"
+    if news:
+        first = [f"id: {last}"] if (last := id_of(news)) else []
+        name = "cursor" if isinstance(news, Cursor) else "job"
+        event = "\n".join([*first, f"event: {name}", f"data: {message_of(news)}", "", ""])
     async with asyncio.timeout(SEND_TIMEOUT_S):
         await send({"type": "http.response.body", "body": before + event.encode(), "more_body": True})
     client_told(news)
-
-
-def _head_of(news: Known | Cursor) -> str:
-    return f"id: {news}\nevent: cursor\n" if isinstance(news, Cursor) else f"id: {news.version}\nevent: job\n"

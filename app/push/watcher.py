@@ -198,7 +198,7 @@ class Watcher:
             for job_id, known in watched.items():
                 now = versions.get(job_id)
                 if now is None or now > known.version:
-                    known.heard = max(now, known.heard) if now else known.heard + 1
+                    known.heard, known.unsure = max(now or 0, known.heard), True
                     for watch in known.watches:
                         watch.changed.set()
         for feed in list(self.feeds.values()):

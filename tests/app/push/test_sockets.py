@@ -875,6 +875,7 @@ def test_event_stream_of_all_jobs_goes_on_after_its_last_event(push: Push, user:
     with push.http.stream("GET", "/api/events", headers=headers | {"Last-Event-ID": first["id"]}) as response:
         event = next(one for one in events_of(response) if one["event"] == "job")
         assert json.loads(event["data"])["job"]["id"] == str(job.pk)
+        assert "id" not in event, "an EventSource would come back with it, and it is no cursor"
 
 
 def test_who_follows_all_is_signed_out_and_counted(own_push: Callable[..., Push], user: Any, token: str) -> None:
