@@ -160,7 +160,7 @@ def test_overtaken_job_is_published_again_and_only_it(user: Any, empty_broker: R
     lost = ask(user, "digest")
     redis.Redis.from_url(empty_broker.url).delete("quick")
     Job.objects.filter(pk=lost).update(published_at=F("published_at") - timedelta(seconds=20))
-    submit(user.pk, [Submission("digest", {"text": str(n)}) for n in range(50)])
+    submit(user.pk, [Submission("burn", {"lane": "quick", "ms": 1}) for _ in range(50)])  # a message each
     assert sweep()["overtaken"] == 1
     assert sweep()["overtaken"] == 0
     assert queue_length(empty_broker, "quick") == 51
