@@ -560,10 +560,10 @@ def _delete(ids: Sequence[uuid.UUID]) -> int:
 def mark_notified(told: Sequence[tuple[uuid.UUID, timedelta]]) -> None:
     """Store when the first client of each of these jobs was told of its end: so long ago."""
     if told:
-        _notifying().many([{"id": _stored(job_id), "ago": _lasting(ago)} for job_id, ago in told])
+        _notifying().many([{"id": _stored(job_id), "ago": _interval(ago)} for job_id, ago in told])
 
 
-def _lasting(time: timedelta) -> Any:
+def _interval(time: timedelta) -> Any:
     return DurationField().get_db_prep_value(time, connection)
 
 
@@ -572,4 +572,4 @@ def _notifying() -> Update:
     ago = timedelta(days=-1)
     rows = Job.objects.filter(pk=NOBODY, notified_at=None, state__in=FINISHED)
     values = {"notified_at": Now() - Value(ago, output_field=DurationField())}
-    return Update(rows, values, (), {"id": _stored(NOBODY), "ago": _lasting(ago)})
+    return Update(rows, values, (), {"id": _stored(NOBODY), "ago": _interval(ago)})
