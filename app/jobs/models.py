@@ -100,8 +100,11 @@ class Job(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["owner", "idempotency_key"], name="job_idempotency"),
-            models.UniqueConstraint(fields=["parent", "part"], name="job_part"),
+            # Partial, as the indexes are: each change of a job writes an entry of every index that holds it.
+            models.UniqueConstraint(
+                fields=["owner", "idempotency_key"], condition=Q(idempotency_key__isnull=False), name="job_key"
+            ),
+            models.UniqueConstraint(fields=["parent", "part"], condition=Q(parent__isnull=False), name="job_child"),
             models.CheckConstraint(condition=Q(state__in=State.values), name="job_state"),
         ]
         indexes = [

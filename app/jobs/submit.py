@@ -203,11 +203,10 @@ def _store_at_once(owner_id: int, checked: Sequence[_Checked]) -> Job | None:
         return None
     job = _job(owner_id, checked[0])
     _refuse_floods(owner_id, {job.lane})
-    limit = settings.ENV.max_open_jobs
-    fields, sql = _inserting(limit)
-    values = [field.get_db_prep_save(getattr(job, field.attname), connection) for field in fields]
+    fields, statement = _inserting(settings.ENV.max_open_jobs)
+    values = {field.attname: field.get_db_prep_save(getattr(job, field.attname), connection) for field in fields}
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*values, *_counting(limit).bind(owner=owner_id), limit])
+        statement.run(cursor, **values, owner=owner_id)
         row = cursor.fetchone()
     if row is None:
         return None
@@ -218,16 +217,19 @@ def _store_at_once(owner_id: int, checked: Sequence[_Checked]) -> Job | None:
 
 
 @cache
-def _inserting(limit: int) -> tuple[list[Any], str]:
+def _inserting(limit: int) -> tuple[list[Any], Statement]:
     """Inserts a job, by these fields, of a user who has fewer than `limit` open; returns what the database chose."""
     chosen = ("created_at", "published_at")
     fields = [field for field in Job._meta.concrete_fields if field.name not in chosen]
     columns = ", ".join(str(field.column) for field in fields)
     values = ", ".join(["%s"] * len(fields))
-    return fields, (
+    counting = _counting(limit)
+    sql = (
         f"INSERT INTO {Job._meta.db_table} ({columns}) SELECT {values} "
-        f"WHERE ({_counting(limit).sql}) < %s RETURNING {', '.join(chosen)}"
+        f"WHERE ({counting.sql}) < {limit:d} RETURNING {', '.join(chosen)}"
     )
+    names = [field.attname for field in fields]
+    return fields, Statement(sql, (*names, *counting.values), (*names, *counting.blanks))
 
 
 def _stored_before(owner_id: int, checked: Sequence[_Checked]) -> dict[uuid.UUID, Job]:
@@ -321,7 +323,7 @@ def _stored(owner_id: int) -> tuple[int, datetime | None]:
 def _open_jobs(owner_id: int, most: int) -> int:
     statement = _counting(most)
     with connection.cursor() as cursor:
-        cursor.execute(statement.sql, statement.bind(owner=owner_id))
+        statement.run(cursor, owner=owner_id)
         return int(cursor.fetchone()[0])
 
 

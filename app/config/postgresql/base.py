@@ -6,6 +6,7 @@ OperationalError: whoever asks the database waits an outage out anyway, and asks
 """
 
 import select
+import sys
 import time
 from typing import Any
 
@@ -46,8 +47,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     health_check_done: bool
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Connections whose cursors are ours."""
-        return {**super().get_connection_params(), "cursor_factory": Cursor}
+        """Connections whose cursors are ours, and prepare what is sent with `prepare=True`, and nothing else."""
+        return {**super().get_connection_params(), "cursor_factory": Cursor, "prepare_threshold": sys.maxsize}
 
     def close_if_health_check_failed(self) -> None:
         """Asks a connection only if it has not just answered; after an error Django has asked it already."""
