@@ -51,10 +51,12 @@ def count_ended() -> None:
         if since >= until:
             return
         rows = Job.objects.filter(state__in=FINISHED, finished_at__gt=since, finished_at__lte=until)
-        found = rows.annotate(start=TruncMinute("finished_at")).values("lane", "start").order_by()
-        for row in found.annotate(all=Count("id"), failed=Count("id", filter=Q(state=State.FAILED))):
+        each = rows.annotate(start=TruncMinute("finished_at")).values("lane", "start").order_by()
+        found = list(each.annotate(all=Count("id"), failed=Count("id", filter=Q(state=State.FAILED))))
+        for row in found:
             minute, _ = Counted.objects.get_or_create(lane=row["lane"], start=row["start"])
             added = {"ended": F("ended") + row["all"], "failed": F("failed") + row["failed"]}
             Counted.objects.filter(pk=minute.pk).update(**added)
-        Counted.objects.filter(start__lt=oldest - timedelta(minutes=1)).delete()
-        Sweeps.objects.filter(pk=1).update(counted_until=until)
+        if found:
+            Counted.objects.filter(start__lt=oldest - timedelta(minutes=1)).delete()
+            Sweeps.objects.filter(pk=1).update(counted_until=until)

@@ -504,12 +504,15 @@ def due(limit: int) -> list[uuid.UUID]:
     return list(rows.order_by("run_after", "id").values_list("pk", flat=True)[:limit])
 
 
+def is_any_queued() -> bool:
+    """Whether any job waits, due or not."""
+    return Job.objects.filter(state=State.QUEUED).exists()
+
+
 def lanes_that_wait() -> list[str]:
     """Lanes with a job that was published a while ago and has not started."""
-    queued = Job.objects.filter(state=State.QUEUED)
-    long_ago = queued.filter(published_at__lt=Now() - timedelta(seconds=ENV.lost_after_s))
-    lanes = list(settings.LANES.lanes) if queued.exists() else []
-    return [lane for lane in lanes if long_ago.filter(lane=lane).exists()]
+    long_ago = Job.objects.filter(state=State.QUEUED, published_at__lt=Now() - timedelta(seconds=ENV.lost_after_s))
+    return [lane for lane in settings.LANES.lanes if long_ago.filter(lane=lane).exists()]
 
 
 def overtaken(

@@ -124,8 +124,9 @@ def _end_orphans() -> None:
 
 def _publish(moved: dict[str, int]) -> None:
     try:
-        moved["due"] = _publish_now(services.due(BATCH))
-        moved["overtaken"] = _publish_now(_overtaken())
+        queued = services.is_any_queued()
+        moved["due"] = _publish_now(services.due(BATCH)) if queued else 0
+        moved["overtaken"] = _publish_now(_overtaken()) if queued else 0
     except (OperationalError, OSError, RedisError) as error:
         log.warning("broker out of reach: queued jobs wait in the ledger until it answers", error=str(error))
 

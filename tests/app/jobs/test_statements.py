@@ -1,6 +1,7 @@
 """SQL that is generated once, and that PostgreSQL prepares once."""
 
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def test_what_each_job_needs_is_prepared_once_and_nothing_else(user: Any) -> Non
 
 def test_a_failed_transaction_forgets_what_was_prepared_and_the_next_job_works(user: Any) -> None:
     through(user)
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with suppress(ZeroDivisionError), transaction.atomic():
         through(user)
         raise ZeroDivisionError
     through(user)

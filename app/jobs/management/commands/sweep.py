@@ -19,6 +19,7 @@ from jobs.outages import connection_lost, do_not_wait_for_locks, lock_timed_out
 from jobs.sweeper import BATCH, sweep
 
 log = structlog.get_logger(__name__)
+PROBED_S = 2 * settings.ENV.sweep_s  # what locks out workers for less long makes no lease run out
 SELDOM = {"orphans": settings.ENV.lease_s, "counts": 5.0}  # what is not done in each round, in seconds
 
 
@@ -75,15 +76,17 @@ class Sweeper:
         self._trusted_since: float | None = None  # None: the database was away a moment ago
         self._had_outage = False
         self._seen_at = time.monotonic()
-        self._due = dict.fromkeys(SELDOM, self._seen_at)
+        self._due = dict.fromkeys(["probe", *SELDOM], self._seen_at)
 
     def round(self) -> bool:
         """Sweep if this one leads; whether there is more to do at once."""
         try:
             with connection.execute_wrapper(self._timed):
                 leads = lead(SWEEPER, self._name)
+                is_new = self._trusted_since is None
                 self._trusted_since = self._trusted_since or time.monotonic()
-                self._probe()
+                if self._is_due("probe", PROBED_S) or is_new:
+                    self._probe()
                 seldom = [self._is_due(what, every_s) for what, every_s in SELDOM.items()]
                 moved = sweep(self._trusted_s, self._had_outage, *seldom) if leads else {}
         except DatabaseError as error:
