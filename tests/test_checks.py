@@ -55,7 +55,11 @@ def test_playbooks_are_clean() -> None:
 
 
 def test_yaml_is_clean() -> None:
-    check("yamllint", "--strict", ".")
+    """Those that git has or would take: yamllint itself walks through every file of every container in var/."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.yml", "*.yaml"]
+    ours = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert ours
+    check("yamllint", "--strict", *ours)
 
 
 def test_migrations_are_complete() -> None:
