@@ -4,6 +4,7 @@ redis-py would try it four times: 15 s were measured with a broker that hangs, a
 subscriber must know of each reconnect, because what is published in between does not reach it.
 """
 
+import os
 from functools import cache
 
 import redis
@@ -14,9 +15,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 
-@cache
 def client(timeout_s: float) -> redis.Redis:
     """The broker; every call raises RedisError after `timeout_s` to connect, or as long again without an answer."""
+    return _client(timeout_s, os.getpid())
+
+
+@cache
+def _client(timeout_s: float, _pid: int) -> redis.Redis:
+    """Each process has its own. A pool process that was forked while another thread of its worker used the client would
+    find the lock of its connections taken, for ever: redis-py sees that it was forked, but keeps the lock.
+    """
     limits = {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s}
     return redis.Redis.from_url(settings.ENV.broker_url, retry=Retry(NoBackoff(), 0), **limits)
 

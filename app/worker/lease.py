@@ -5,6 +5,7 @@ queues it again. What the worker's parent process learns first (a pool process d
 ledger through the same thread, so that the event loop never waits for the database.
 """
 
+import os
 import queue
 import re
 import socket
@@ -35,6 +36,34 @@ log = structlog.get_logger(__name__)
 RETRY_S = 1.0  # after an outage of the database leases are renewed this soon, before the sweeper takes jobs back
 LedgerCall = Callable[[], object]
 ledger_calls: "queue.SimpleQueue[LedgerCall | None]" = queue.SimpleQueue()  # None: the worker has stopped
+
+
+class Quiet:
+    """Lets a process fork while its ledger thread is between two calls.
+
+    A pool process is forked when another has died, and just then the thread gives the dead one's jobs back. Locks that
+    it held at that moment (of connections, of libraries) would be taken in the new process for ever.
+    """
+
+    WAIT_S = 1.0  # an outage holds the thread up for longer: the event loop does not wait for it
+
+    def __init__(self) -> None:
+        self.calling = threading.Lock()
+        self._held = False
+        os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._renew)
+
+    def _hold(self) -> None:
+        self._held = self.calling.acquire(timeout=self.WAIT_S)
+
+    def _release(self) -> None:
+        if self._held:
+            self.calling.release()
+
+    def _renew(self) -> None:
+        self.calling = threading.Lock()
+
+
+QUIET = Quiet()
 
 
 class OomKills:
@@ -188,7 +217,8 @@ class LeaseKeeper(bootsteps.StartStopStep):  # type: ignore[misc]
 
 def _try(call: LedgerCall) -> bool:
     try:
-        call()
+        with QUIET.calling:
+            call()
     except DatabaseError as error:
         log.warning("the database did not take it: leases may run out", error=str(error))
         close_old_connections()
