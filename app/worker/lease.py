@@ -48,7 +48,7 @@ class Quiet:
     WAIT_S = 1.0  # an outage holds the thread up for longer: the event loop does not wait for it
 
     def __init__(self) -> None:
-        self.calling = threading.Lock()
+        self.calling = threading.RLock()
         self._held = False
         os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._renew)
 
@@ -60,7 +60,7 @@ class Quiet:
             self.calling.release()
 
     def _renew(self) -> None:
-        self.calling = threading.Lock()
+        self.calling = threading.RLock()
 
 
 QUIET = Quiet()

@@ -48,7 +48,9 @@ class Call:
     def __init__(self) -> None:
         self.begun, self.end = threading.Event(), threading.Event()
         self.goes_on = False
-        self.thread = threading.Thread(target=lease._try, args=[self.run])
+        self.thread = threading.Thread(
+            target=lease._try, args=[lambda: lease._try(self.run)]
+        )  # the renewal has calls of its own
         self.thread.start()
         self.begun.wait()
 
