@@ -17,6 +17,8 @@ from django.db.models import Model, QuerySet
 from django.db.models.sql import Query, UpdateQuery
 from psycopg import sql
 
+from config.postgresql import Prepared
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -32,28 +34,24 @@ class Statement:
         return [given[name] if name else value for value, name in pairs]
 
     def run(self, cursor: Any, **given: Any) -> None:
-        """Execute it with these values in its blanks; what has none runs once, and is not prepared.
-
-        Raises:
-            django.db.Error: as Django's cursors do.
-        """
-        if connection.vendor != "postgresql" or not any(self.blanks):
-            cursor.execute(self.sql, self.bind(**given))
-            return
-        with connection.wrap_database_errors:
-            cursor.cursor.execute(self.sql, self.bind(**given), prepare=True)
+        """Execute it with these values in its blanks."""
+        cursor.execute(self.sql, self.bind(**given))
 
 
 def write(query: Query, blanks: Mapping[str, Any], around: str = "{}") -> Statement:
-    """What Django would send for this query. `blanks`: each name, and the value that stands for it in the query."""
+    """What Django would send for this query. `blanks`: each name, and the value that stands for it in the query; one
+    without blanks runs once, and is not prepared.
+    """
     text, values = query.get_compiler(connection=connection).as_sql()
     names = [_blank(one, blanks) for one in values]
     if blanks and connection.vendor == "postgresql":
         fixed = iter(None if name else _literal(value) for value, name in zip(values, names, strict=True))
         text = re.sub("%%|%s", lambda found: found[0] if found[0] == "%%" else next(fixed) or "%s", text)
         values = [value for value, name in zip(values, names, strict=True) if name]
-        names = [name for name in names if name]
-    return Statement(around.format(text), tuple(values), tuple(names))
+        text, names = Prepared(around.format(text)), [name for name in names if name]
+    else:
+        text = around.format(text)
+    return Statement(text, tuple(values), tuple(names))
 
 
 def _literal(value: Any) -> str:

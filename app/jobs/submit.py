@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from pydantic import ValidationError
 
 import kinds
+from config.postgresql import Prepared
 from jobs import hints
 from jobs.ids import is_repeated, new_id
 from jobs.models import OPEN, Job, State, counted, runnable
@@ -224,7 +225,7 @@ def _inserting(limit: int) -> tuple[list[Any], Statement]:
     columns = ", ".join(str(field.column) for field in fields)
     values = ", ".join(["%s"] * len(fields))
     counting = _counting(limit)
-    sql = (
+    sql = Prepared(
         f"INSERT INTO {Job._meta.db_table} ({columns}) SELECT {values} "
         f"WHERE ({counting.sql}) < {limit:d} RETURNING {', '.join(chosen)}"
     )

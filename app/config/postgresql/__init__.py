@@ -1,1 +1,7 @@
-"""Django's PostgreSQL, which is not asked whether it is well when it has just answered."""
+"""Django's PostgreSQL, which is not asked whether it is well when it has just answered, and prepares what runs often."""
+
+
+class Prepared(str):
+    """SQL that runs often: each connection prepares it at its first run, and PostgreSQL plans it no more."""
+
+    __slots__ = ()

@@ -14,6 +14,8 @@ from django.db.backends.postgresql import base
 from psycopg import Connection
 from psycopg import Cursor as PsycopgCursor
 
+from config.postgresql import Prepared
+
 TRUSTED_FOR_S = 2.0
 
 
@@ -34,9 +36,11 @@ def _check(connection: Connection[Any]) -> None:
 class Cursor(base.CursorMixin, PsycopgCursor[Any]):
     """Django's, whose values the server binds; it notes when its connection answered."""
 
-    def execute(self, *args: Any, **options: Any) -> Any:
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         """A statement that raises nothing was answered."""
-        done = super().execute(*args, **options)
+        if isinstance(query, Prepared):
+            options["prepare"] = True
+        done = super().execute(query, params, **options)
         self.connection.answered_at = time.monotonic()  # type: ignore[attr-defined]
         return done
 
@@ -47,7 +51,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     health_check_done: bool
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Connections whose cursors are ours, and prepare what is sent with `prepare=True`, and nothing else."""
+        """Connections whose cursors are ours, and which prepare what is `Prepared`, and nothing else."""
         return {**super().get_connection_params(), "cursor_factory": Cursor, "prepare_threshold": sys.maxsize}
 
     def close_if_health_check_failed(self) -> None:
