@@ -1,4 +1,4 @@
-"""Django's PostgreSQL, which is not asked whether it is well when it has just answered, and prepares what runs often."""
+"""Django's PostgreSQL, not asked whether it is well when it has just answered; it prepares what runs often."""
 
 
 class Prepared(str):
