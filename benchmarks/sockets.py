@@ -4,8 +4,9 @@ import asyncio
 import os
 import resource
 import shutil
+import ssl
 import statistics
-import time
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from rich.table import Table
 
 from benchmarks import BenchError, NotInstalled
 from benchmarks.cases import FOLLOWED, HEADRACE
-from benchmarks.clients import ENDED, Pushed
+from benchmarks.clients import ENDED, Pushed, since
 from benchmarks.figures import MS, AtRest, Figures, verdicts
 from benchmarks.meters import Reading
-from benchmarks.report import number, verdict
+from benchmarks.report import Title, number, verdict
 from benchmarks.stacks import Bench, Headrace, Servers
 from benchmarks.wire import Json, messages
 from harness import ROOT
@@ -34,19 +35,26 @@ WARM, PATIENCE_S, SETTLE_S = 20, 180.0, 1.0  # what a process makes once is made
 SPARE_FILES = 500
 ROLE = ROOT / "playbooks/roles/nginx/templates/etc/nginx"
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+KINDS = {"push": "push", "edge": "nginx", "client": "the client"}
+
+
+def _costs(leg: str) -> dict[str, Title]:
+    cpu = {f"{leg}_{kind}_cpu": (f"  CPU of {name} for each", "ms") for kind, name in KINDS.items()}
+    counts = {
+        f"{leg}_statements": ("  SQL statements for all", ""),
+        f"{leg}_commands": ("  Redis commands for all", ""),
+    }
+    return cpu | counts
+
+
 ROWS = {
     "opened_per_s": ("opened", "1/s"),
-    "push_cpu": ("  CPU of push for each", "ms"),
-    "edge_cpu": ("  CPU of nginx for each", "ms"),
-    "client_cpu": ("  CPU of the client for each", "ms"),
-    "open_statements": ("  SQL statements for all", ""),
-    "open_commands": ("  Redis commands for all", ""),
+    **_costs("open"),
     "push_kb": ("memory of push for each", "kB"),
     "edge_kb": ("memory of nginx for each", "kB"),
     "told_s": ("from the end to the last being told", "s"),
     "told_p50_s": ("  to half of them", "s"),
-    "end_statements": ("  SQL statements for all", ""),
-    "end_commands": ("  Redis commands for all", ""),
+    **_costs("end"),
 }
 
 
@@ -86,10 +94,23 @@ def raise_limit(followers: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft == resource.RLIM_INFINITY else max(soft, needed), hard))
 
 
-def config(folder: Path, port: int, push_port: int, followers: int) -> str:
-    """nginx.conf: what the role nginx writes of the way to push, without TLS, and with room for one address to have
-    so many.
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Make one that is signed by itself; what a client trusts that knows it.
+
+    Raises:
+        NotInstalled: there is no openssl.
     """
+    if (openssl := shutil.which("openssl")) is None:
+        raise NotInstalled("There is no openssl here, for the certificate of nginx: apt-get install openssl.")
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-subj", "/CN=bench"]
+    files = ["-keyout", str(folder / "edge.key"), "-out", str(folder / "edge.crt")]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([openssl, "req", *kind, *names, *files], check=True, capture_output=True)
+    return ssl.create_default_context(cafile=folder / "edge.crt")
+
+
+def config(folder: Path, port: int, push_port: int, followers: int) -> str:
+    """nginx.conf: what the role nginx writes of TLS and the way to push, with room for one address to have so many."""
     temporary = "\n".join(f"    {name}_temp_path {folder}/{name};" for name in TEMPORARY)
     return f"""\
 worker_processes auto;
@@ -103,16 +124,24 @@ http {{
     access_log off;
     include {folder}/common-http.conf;
     limit_conn_zone $binary_remote_addr zone=push:10m;
+    ssl_certificate {folder}/edge.crt;
+    ssl_certificate_key {folder}/edge.key;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_prefer_server_ciphers off;
+    ssl_session_cache shared:tls:10m;
+    ssl_session_timeout 1d;
+    ssl_session_tickets off;
+    ssl_buffer_size 4k;
     upstream push {{
         least_conn;
         server 127.0.0.1:{push_port};
     }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port} ssl;
         location /ws/ {{
             limit_conn push {followers + WARM};
             proxy_pass http://push;
-            include {folder}/common-push.conf;
+            proxy_buffering off;
             proxy_read_timeout 300s;
             proxy_send_timeout 300s;
         }}
@@ -136,12 +165,13 @@ class Followed(Headrace):
         super().start()
         folder, self.edge_port = self.servers.directory / "edge", free_port()
         folder.mkdir()
-        for name in ("common-http.conf", "common-push.conf"):
-            shutil.copy(ROLE / name, folder)
+        self.tls = certificate(folder)
+        shutil.copy(ROLE / "common-http.conf", folder)
         (folder / "nginx.conf").write_text(config(folder, self.edge_port, self.push_port, self.followers))
         as_nobody: dict[str, Any] = {}
         if os.geteuid() == 0:
-            shutil.chown(folder, "www-data", "www-data")
+            for path in (folder, folder / "edge.key"):
+                shutil.chown(path, "www-data", "www-data")
             as_nobody = {"user": "www-data", "group": "www-data", "extra_groups": []}
         command: list[str | Path] = [nginx(), "-c", folder / "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
         self.units.append(Process("edge", command, self.logs / f"{self.name}-edge.log", cwd=folder, **as_nobody))
@@ -155,41 +185,48 @@ class Followed(Headrace):
 
 
 class Followers:
-    """Many clients of one job."""
+    """Many clients of one job. They say goodbye when all have been told: on machines of their own they would not take
+    the time of those who wait.
+    """
 
-    def __init__(self, client: Pushed, job: Json) -> None:
-        self.client, self.job = client, job
+    def __init__(self, number: int, client: Pushed, tls: ssl.SSLContext, job: Json) -> None:
+        self.number, self.client, self.tls, self.job = number, client, tls, job
         self.told: list[float] = []  # seconds from the job's end until each was told
-        self._opened, self._gate = 0, asyncio.Semaphore(AT_ONCE)
-        self._all = asyncio.Event()
+        self._gate, self._opened = asyncio.Semaphore(AT_ONCE), 0
+        self._all_opened, self._all_told = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
-    async def opened(self, followers: int) -> AsyncIterator[None]:
-        """So many of them, from the moment when each has heard what the job is; all have heard of its end afterwards.
+    async def opened(self) -> AsyncIterator[None]:
+        """From the moment when each has heard what the job is; all have heard of its end afterwards.
 
         Raises:
             ExceptionGroup: of BenchError, from those that heard something else.
         """
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
-            for _ in range(followers):
-                group.create_task(self._follow(followers))
-            await self._all.wait()
+            for _ in range(self.number):
+                group.create_task(self._follow())
+            await self._all_opened.wait()
             yield
 
-    async def _follow(self, followers: int) -> None:
+    async def _follow(self) -> None:
         path = self.job["ws_url"]
-        async with aclosing(messages(self.client.push_port, path, self.client.http.lines)) as heard:
+        async with aclosing(messages(self.client.push_port, path, self.client.http.lines, self.tls)) as heard:
             async with self._gate:
                 await anext(heard)
             self._opened += 1
-            if self._opened == followers:
-                self._all.set()
+            if self._opened == self.number:
+                self._all_opened.set()
             async for message in heard:
                 job = message.get("job", {})
                 if job.get("state") in ENDED:
-                    self.told.append(time.time() - datetime.fromisoformat(job["finished_at"]).timestamp())
-                    return
+                    return await self._has_been_told(job)
         raise BenchError(f"The WebSocket {path} was closed before it told of the end.")
+
+    async def _has_been_told(self, job: Json) -> None:
+        self.told.append(since(job["finished_at"]))
+        if len(self.told) == self.number:
+            self._all_told.set()
+        await self._all_told.wait()
 
 
 async def _job(client: Pushed) -> Json:
@@ -204,9 +241,9 @@ async def _end(client: Pushed, job: Json) -> None:
         raise BenchError(f"The job was not cancelled: {answer.get('detail')}")
 
 
-async def _warm(client: Pushed) -> None:
+async def _warm(client: Pushed, tls: ssl.SSLContext) -> None:
     job = await _job(client)
-    async with Followers(client, job).opened(WARM):
+    async with Followers(WARM, client, tls, job).opened():
         await _end(client, job)
 
 
@@ -224,9 +261,8 @@ class Took:
         """Of all followers together, or of one where the row says so."""
         followers = len(self.told)
         found: Figures = {"followers": followers, "opened_per_s": followers / self.opening.seconds}
-        for kind in ("push", "edge", "client"):
-            found[f"{kind}_cpu"] = self.opening.cpu[kind] * MS / followers
         for name, took in (("open", self.opening), ("end", self.ending)):
+            found |= {f"{name}_{kind}_cpu": took.cpu[kind] * MS / followers for kind in KINDS}
             found[f"{name}_statements"] = max(0.0, took.statements - self.rest.statements * took.seconds)
             found[f"{name}_commands"] = max(0.0, sum(took.commands.values()) - self.rest.commands * took.seconds)
         found |= {f"{kind}_kb": kb / followers for kind, kb in self.grown.items()}
@@ -236,14 +272,14 @@ class Took:
 async def measure(side: Followed, size: Size) -> Figures:
     """Open, look, end, look."""
     client, meters = side.client(), side.meters()
-    await _warm(client)
+    await _warm(client, side.tls)
     before = meters.read()
     await asyncio.sleep(size.rest_s)
     rest = AtRest(*(meters.read() - before).per_second())
     job = await _job(client)
-    followers = Followers(client, job)
+    followers = Followers(size.followers, client, side.tls, job)
     memory, before = meters.memory("push", "edge"), meters.read()
-    async with followers.opened(size.followers):
+    async with followers.opened():
         opening = meters.read() - before
         await asyncio.sleep(SETTLE_S)
         grown = {kind: used - memory[kind] for kind, used in meters.memory("push", "edge").items()}

@@ -116,7 +116,7 @@ def of_hosts(folder: Path, web: int, plain: int, tls: int, **inputs: Any) -> str
 def of_containers(folder: Path, web: int, plain: int, push: int) -> str:
     """deploy/images/edge/nginx.conf, moved likewise."""
     text = (ROOT / "deploy/images/edge/nginx.conf").read_text().replace("/tmp/", f"{folder}/")
-    for name in ("common-http.conf", "common-server.conf", "common-push.conf"):
+    for name in ("common-http.conf", "common-server.conf"):
         text = text.replace(f"include {name}", f"include {ROLE}/templates/etc/nginx/{name}")
     text = text.replace("include mime.types", "include /etc/nginx/mime.types")
     text = text.replace("//web:8000", f"//127.0.0.1:{web}").replace("//push:8001", f"//127.0.0.1:{push}")
