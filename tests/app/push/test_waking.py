@@ -64,7 +64,8 @@ def test_work_is_stopped_when_the_client_has_left_and_its_task_goes_on() -> None
             assert not line.stopped
             await line.coming.put(message)
             await asyncio.sleep(SHORT_S)
-        await serving
+        await asyncio.wait([serving], timeout=LONG_S / 4)
+        assert serving.done()
         assert line.stopped
         assert not serving.cancelling()
 
