@@ -26,7 +26,7 @@ load: .venv/.load  ## load a running Headrace and audit it (HEADRACE_TOKEN; ARGS
 drills: .venv/.demo .venv/.deploy .venv/.load  ## break the local cluster on purpose, under load, and audit it (ARGS=--list, ARGS='worker-killed')
 	@.venv/bin/python -m drills $(ARGS)
 
-bench: .venv/.demo  ## side by side with the deployment most people copy: ratios (ARGS=--quick, --full, --kills, --profile, '--against django-ox')
+bench: .venv/.demo  ## side by side with the deployment most people copy: ratios (ARGS=--quick, --full, --kills, --sockets, --profile, '--against django-ox')
 	@.venv/bin/python -m benchmarks $(ARGS)
 
 test: .venv/.dev .venv/.deploy .venv/.load  ## run every check and test (ARGS are pytest's); as root on Debian, installs what they need

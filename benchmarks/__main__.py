@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import KILLS, RESULT, VAR, NotInstalled, kills, profiling
+from benchmarks import KILLS, RESULT, SOCKETS, VAR, NotInstalled, kills, profiling, sockets
 from benchmarks.cases import CAREFUL, SIZES, Size
 from benchmarks.report import show, write
 from benchmarks.rounds import Run
@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     what.add_argument(
         "--kills", action="store_true", help="faults in the middle of some jobs, and what is lost by whom"
     )
+    what.add_argument("--sockets", action="store_true", help="what 2,000 followers of one job cost, through nginx")
     what.add_argument("--profile", action="store_true", help="where the time of each kind of our processes goes")
     parser.add_argument(
         "--against", choices=AGAINST, help=f"what is in the baseline's place (default: {CAREFUL}; with --kills: each)"
@@ -43,7 +44,9 @@ def arguments() -> argparse.Namespace:
         metavar="S",
         help="seconds that its Django keeps a database connection (default: %(default)s; Django's own default is 0)",
     )
-    parser.add_argument("--output", type=Path, help="where the figures go (default: var/bench.json, var/kills.json)")
+    parser.add_argument(
+        "--output", type=Path, help="where the figures go (default: var/bench.json, kills.json, sockets.json)"
+    )
     return parser.parse_args()
 
 
@@ -59,6 +62,10 @@ def bench(options: argparse.Namespace, console: Console) -> None:
         found = kills.kills(options.against, few, say)
         write(found, options.output or KILLS)
         console.print(kills.table(found, few))
+    elif options.sockets:
+        found = sockets.sockets(sockets.FEW if options.quick else sockets.Size(), say)
+        write(found, options.output or SOCKETS)
+        console.print(sockets.table(found))
     elif options.profile:
         for table in profiling.tables(profiling.profile(size, say)):
             console.print(table)

@@ -132,6 +132,13 @@ THEIRS = {
 }
 """Against the careful baseline, and against the best peer that promises. A job of 50 ms or more cannot be a twentieth
 of a poll of 0.5 s; p50 and p99 of `wait50` are held against the aim all the same, and of `cpu100` shown."""
+FOLLOWED = (
+    Aim("sockets", "opened_per_s", HEADRACE, at_least=150),
+    Aim("sockets", "push_kb", HEADRACE, at_most=20),
+    Aim("sockets", "edge_kb", HEADRACE, at_most=20),
+    Aim("sockets", "told_s", HEADRACE, at_most=0.7),
+)
+"""What 2,000 followers of one job may cost, on two push processes: sockets.py."""
 
 
 def aims(against: str) -> tuple[Aim, ...]:

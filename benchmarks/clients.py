@@ -49,7 +49,7 @@ class Client(Protocol):
     def close(self) -> None: ...
 
 
-def _since(moment: str) -> float:
+def since(moment: str) -> float:
     """Seconds from a server's time to now: client and servers share one clock here."""
     return time.time() - datetime.fromisoformat(moment).timestamp()
 
@@ -61,7 +61,7 @@ def _seen(due: float, answered: float, body: Json, ended: Json) -> Seen:
         told_at=now,
         submit=answered - due,
         end_to_end=now - due,
-        notify=_since(ended["finished_at"]),
+        notify=since(ended["finished_at"]),
         queue_wait=timings.get("queue_wait"),
         run=timings.get("run"),
         params=body["params"],

@@ -1,4 +1,4 @@
-"""CPU time by kind of process, from /proc; Redis commands, from INFO commandstats; SQL statements, from
+"""CPU time and memory by kind of process, from /proc; Redis commands, from INFO commandstats; SQL statements, from
 pg_stat_statements.
 """
 
@@ -57,17 +57,34 @@ def _processes() -> dict[int, tuple[int, float]]:
     return found
 
 
-def cpu_of(roots: Mapping[str, list[int]]) -> dict[str, float]:
-    """CPU seconds of each kind: its processes and everything below them."""
-    processes = _processes()
+def _trees(processes: Mapping[int, tuple[int, float]], roots: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """The processes of each kind, and everything below them."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for pid, (parent, _) in processes.items():
         children[parent].append(pid)
 
-    def below(pid: int) -> float:
-        return processes.get(pid, (0, 0.0))[1] + sum(below(child) for child in children[pid])
+    def tree(pid: int) -> list[int]:
+        return [pid, *(each for child in children[pid] for each in tree(child))]
 
-    return {kind: sum(below(pid) for pid in pids) for kind, pids in roots.items()}
+    return {kind: [each for pid in pids for each in tree(pid)] for kind, pids in roots.items()}
+
+
+def cpu_of(roots: Mapping[str, list[int]]) -> dict[str, float]:
+    """CPU seconds of each kind: its processes and everything below them."""
+    processes = _processes()
+    trees = _trees(processes, roots)
+    return {kind: sum(processes.get(pid, (0, 0.0))[1] for pid in pids) for kind, pids in trees.items()}
+
+
+def memory_of(roots: Mapping[str, list[int]]) -> dict[str, float]:
+    """kB of each kind: what is its own, and its share of what several processes have (PSS)."""
+    trees = _trees(_processes(), roots)
+    return {kind: sum(_pss(pid) for pid in pids) for kind, pids in trees.items()}
+
+
+def _pss(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def machine_cpu() -> float:
@@ -86,6 +103,10 @@ class Meters:
     ) -> None:
         self._redis, self._asked = redis.Redis.from_url(broker_url), asked
         self._database, self._roots = database, roots
+
+    def memory(self, *kinds: str) -> dict[str, float]:
+        """Now, in kB."""
+        return memory_of({kind: self._roots[kind] for kind in kinds})
 
     def read(self) -> Reading:
         """Now. Our own CPU is the kind "client", and "machine" is everybody's, our neighbours' as well."""

@@ -120,10 +120,11 @@ def _rows(
         theirs, ours, *_ = values = [column.get(name) for column in columns]
         ratio = f"{number(ours / theirs)}x" if theirs and ours is not None else ""
         label = f"{title}, {unit}" if unit else title
-        aims = [_verdict(aim) for aim in result["aims"] if (aim["case"], aim["measure"]) == (case, name)]
+        aims = [verdict(aim) for aim in result["aims"] if (aim["case"], aim["measure"]) == (case, name)]
         yield [TITLES[case] if at == 0 else "", label, *map(number, values), ratio, "; ".join(aims)]
 
 
-def _verdict(aim: dict[str, Any]) -> str:
+def verdict(aim: dict[str, Any]) -> str:
+    """What was asked, and whether it was reached."""
     of = f"{ONE_SOCKET} " if aim["of"] == ONE_SOCKET else ""
     return f"{of}{aim['aim']}: " + ("reached" if aim["reached"] else "[bold]missed[/bold]")

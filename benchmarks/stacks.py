@@ -44,6 +44,7 @@ class Servers:
     """Redis and PostgreSQL, for the whole run."""
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         for name in ("redis", "postgresql"):
             (directory / name).mkdir()
         self.redis, self.postgresql = (
@@ -165,6 +166,7 @@ class Headrace(Side):
             "HEADRACE_LANE_TABLE": str(table),
         }
         super().__init__(servers, logs, environment)
+        self.push_workers = max(1, measure()[0] // 2)
 
     def start(self) -> None:
         self.python("manage.py", "migrate", "--verbosity", "0")
@@ -182,7 +184,7 @@ class Headrace(Side):
         common = [*GUNICORN, "--keep-alive", "75"]
         web = ["config.wsgi:application", "-k", "gthread", "--threads", str(THREADS), "--workers", str(cores)]
         self.spawn("web", [BIN / "gunicorn", *web, "-b", f"127.0.0.1:{self.web_port}", *common])
-        push = ["config.asgi:application", "-k", "asgi", "--workers", str(max(1, cores // 2))]
+        push = ["config.asgi:application", "-k", "asgi", "--workers", str(self.push_workers)]
         self.spawn("push", [BIN / "gunicorn", *push, "-b", f"127.0.0.1:{self.push_port}", *common])
 
     def _spawn_workers(self) -> list[str]:

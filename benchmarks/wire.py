@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import os
+import ssl
 import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -82,13 +83,13 @@ class Http:
             self._idle.pop().close()
 
 
-async def messages(port: int, path: str, lines: str) -> AsyncGenerator[Json, None]:
+async def messages(port: int, path: str, lines: str, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Json, None]:
     """What a WebSocket says, until it is closed or we have heard enough.
 
     Raises:
         Closed: with another code than that of a good end.
     """
-    connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
+    connection = Connection(*await asyncio.open_connection("127.0.0.1", port, ssl=tls))
     key = base64.b64encode(os.urandom(16)).decode()
     upgrade = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
     connection.writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}{upgrade}\r\n".encode())

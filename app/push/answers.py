@@ -39,16 +39,25 @@ async def problem(send: Send, status: int, detail: str = "", **headers: str) -> 
 
 
 async def while_connected(work: Awaitable[None], receive: Receive) -> None:
-    """Do the work until it is done or the client has left."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(_client_left(receive))]
+    """Do the work until it is done or the client has left. It is done in this task, as every task takes memory."""
+    working, left = asyncio.current_task(), asyncio.ensure_future(_client_left(receive))
+    over = False
+
+    def stop(_: "asyncio.Task[None]") -> None:
+        if working and not over:
+            working.cancel()
+
+    left.add_done_callback(stop)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await work
+    except OSError:
+        pass  # it left while something was sent
+    except asyncio.CancelledError:
+        if not left.done() or (working and working.uncancel()):
+            raise  # we are told to end
     finally:
-        for task in tasks:
-            task.cancel()
-        [outcome, _] = await asyncio.gather(*tasks, return_exceptions=True)
-    if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
-        raise outcome
+        over = True
+        left.cancel()
 
 
 async def _client_left(receive: Receive) -> None:

@@ -17,6 +17,7 @@ from jobs.schemas import iso
 from push.book import Known
 from push.identity import Identity
 from push.reader import AT_ONCE, READER
+from push.waking import Wake
 
 REPLAY = timedelta(minutes=10)  # a cursor may be so old
 SLACK = timedelta(seconds=10)  # of a transaction, between the time that it writes and its commit
@@ -103,7 +104,7 @@ class Follower:
     def __init__(self, identity: Identity, feed: Feed) -> None:
         self.identity, self.feed, self.signed_out = identity, feed, False
         self.owed = True  # a cursor, since something was told after the last one
-        self.changed = asyncio.Event()
+        self.changed = Wake()
         self._told: Cursor | None = None
         self._waiting: dict[uuid.UUID, Known] = {}
 

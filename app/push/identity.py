@@ -43,7 +43,8 @@ def signed_in(inner: App) -> App:
         if header is None:
             await stack(scope, receive, send)
         else:
-            await inner({**scope, "identity": await _by_token(header)}, receive, send)
+            scope["identity"] = await _by_token(header)  # not in a copy: thousands of these would be kept
+            await inner(scope, receive, send)
 
     return app
 

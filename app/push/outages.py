@@ -34,6 +34,8 @@ def wait_for_database(inner: App) -> App:
 class Conversation:
     """Knows whether anything was sent to the client or read from it: then the application cannot be run again."""
 
+    __slots__ = ("_receive", "_send", "begun")
+
     def __init__(self, receive: Receive, send: Send) -> None:
         self.begun = False
         self._receive, self._send = receive, send

@@ -26,6 +26,7 @@ from push.book import Book, Known
 from push.feeds import Cursor, Feed, Follower
 from push.identity import Identity, signed_out
 from push.reader import READER
+from push.waking import Wake
 
 log = structlog.get_logger(__name__)
 POLL_S = 2.0
@@ -51,14 +52,14 @@ class GoingAway(Exception):
 
 
 class Watch:
-    """One client's watch of one job: the version that was sent, and the event that says to look at it again."""
+    """One client's watch of one job: the version that was sent, and what says to look at it again."""
 
     __slots__ = ("changed", "identity", "known", "signed_out", "version")
 
     def __init__(self, identity: Identity, known: Known) -> None:
         self.identity, self.known, self.signed_out = identity, known, False
         self.version = 0
-        self.changed = asyncio.Event()
+        self.changed = Wake()
 
 
 class Watcher:
@@ -76,35 +77,34 @@ class Watcher:
     def __len__(self) -> int:
         return self._of_user.total()
 
-    @contextmanager
-    def _counted(self, identity: Identity) -> Iterator[None]:
+    def _count(self, identity: Identity) -> None:
         if self._of_user[identity.user_id] >= settings.ENV.max_followed:
             raise TooMany
         if not self._tasks:
             self._tasks = [asyncio.create_task(_for_ever(step)) for step in (self._listen, self._poll)]
         self._of_user[identity.user_id] += 1
-        try:
-            yield
-        finally:
-            self._of_user -= Counter([identity.user_id])  # and forgets who has none left
 
-    @contextmanager
-    def watch(self, job_id: uuid.UUID, identity: Identity) -> Iterator[Watch]:
-        """A watch, whose event is set when the job may have changed. Look at the job after entering, to miss no change.
+    def _discount(self, identity: Identity) -> None:
+        self._of_user -= Counter([identity.user_id])  # and forgets who has none left
+
+    def watch(self, job_id: uuid.UUID, identity: Identity) -> Watch:
+        """A watch, to be ended with `unwatch`; it wakes when the job may have changed. Look at the job afterwards, to
+        miss no change.
 
         Raises:
             TooMany.
         """
-        with self._counted(identity):
-            known = self.book.follow(job_id)
-            watch = Watch(identity, known)
-            known.watches.add(watch)
-            try:
-                yield watch
-            finally:
-                known.watches.discard(watch)
-                if not known.watches:
-                    self.book.leave(job_id)
+        self._count(identity)
+        watch = Watch(identity, self.book.follow(job_id))
+        watch.known.watches.add(watch)
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """Whoever watched does not any more."""
+        watch.known.watches.discard(watch)
+        if not watch.known.watches:
+            self.book.leave(watch.known.id)
+        self._discount(watch.identity)
 
     @contextmanager
     def feed(self, identity: Identity) -> Iterator[Follower]:
@@ -113,16 +113,17 @@ class Watcher:
         Raises:
             TooMany.
         """
-        with self._counted(identity):
-            feed = self.feeds.setdefault(identity.user_id, Feed(identity.user_id))
-            follower = Follower(identity, feed)
-            feed.followers.add(follower)
-            try:
-                yield follower
-            finally:
-                feed.followers.discard(follower)
-                if not feed.followers:
-                    del self.feeds[identity.user_id]
+        self._count(identity)
+        feed = self.feeds.setdefault(identity.user_id, Feed(identity.user_id))
+        follower = Follower(identity, feed)
+        feed.followers.add(follower)
+        try:
+            yield follower
+        finally:
+            feed.followers.discard(follower)
+            if not feed.followers:
+                del self.feeds[identity.user_id]
+            self._discount(identity)
 
     def close(self) -> None:
         """Make every `follow` raise GoingAway, now and from now on."""
@@ -244,9 +245,11 @@ async def follow(job_id: uuid.UUID, identity: Identity) -> AsyncGenerator[Known 
         UnknownJob, SignedOut, TooMany, GoingAway.
         DatabaseError: only before the first job, after `database_wait_s`; later an outage is waited for.
     """
-    with WATCHER.watch(job_id, identity) as watch:
-        known = watch.known
-        while not WATCHER.closing:
+    watcher = WATCHER
+    watch = watcher.watch(job_id, identity)
+    known = watch.known
+    try:
+        while not watcher.closing:
             watch.changed.clear()
             if watch.signed_out:
                 raise SignedOut
@@ -259,9 +262,11 @@ async def follow(job_id: uuid.UUID, identity: Identity) -> AsyncGenerator[Known 
                 yield known
             if known.finished:
                 return
-            if not await _changed(watch.changed, KEEPALIVE_S):
+            if not await watch.changed.wait(KEEPALIVE_S):
                 yield None
-    raise GoingAway
+        raise GoingAway
+    finally:
+        watcher.unwatch(watch)
 
 
 async def _read(watch: Watch) -> None:
@@ -275,13 +280,6 @@ async def _read(watch: Watch) -> None:
             if WATCHER.closing or (not watch.version and time.monotonic() > deadline):
                 raise
             await asyncio.sleep(min(POLL_S, settings.ENV.database_wait_s) / 2)
-
-
-async def _changed(event: asyncio.Event, within_s: float) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            return await event.wait()
-    return False
 
 
 async def follow_all(identity: Identity, since: str = "") -> AsyncGenerator[Known | Cursor, None]:
@@ -306,5 +304,5 @@ async def follow_all(identity: Identity, since: str = "") -> AsyncGenerator[Know
             if cursor := follower.cursor(said < time.monotonic() - KEEPALIVE_S):
                 yield cursor
                 said = time.monotonic()
-            await _changed(follower.changed, said + KEEPALIVE_S - time.monotonic())
+            await follower.changed.wait(said + KEEPALIVE_S - time.monotonic())
     raise GoingAway
