@@ -27,7 +27,7 @@ from harness.processes import Process
 from harness.servers import PostgreSQL, Redis
 from harness.waiting import wait_until
 from jobs import services
-from jobs.backpressure import FULL, GATE, ROOM, Gate, memory
+from jobs.backpressure import FULL, GATE, ROOM, Gate
 from jobs.leader import TERM_S
 from jobs.management.commands.sweep import Sweeper
 from jobs.models import Job, Leader, State
