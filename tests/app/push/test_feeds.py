@@ -1,7 +1,9 @@
 """All jobs of a user on one connection: what is told, cursors, and who may follow."""
 
+import asyncio
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -15,10 +17,12 @@ from jobs.models import ApiToken, Job
 from jobs.schemas import JobOut
 from jobs.submit import Submission, submit
 from kinds.base import Part
+from push import feeds
 from tests.app.ledger import job_of
 from tests.app.push.client import PATIENCE_S, Push, bump, claim_of, close_code, events_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
+EARLIER = Now() - timedelta(seconds=5)  # what a transaction has written that took so long to commit
 
 
 def told(client: ClientConnection, *wanted: str) -> list[tuple[str, str]]:
@@ -77,17 +81,18 @@ def test_a_change_without_a_hint_is_told_to_who_follows_all(push: Push, user: An
     job = job_of(user)
     with push.socket("/ws/jobs", token) as client:
         cursor_of(client)
-        bump(job, state="cancelled", finished_at=Now())
+        bump(job, state="cancelled", finished_at=EARLIER)
         assert told(client, str(job.pk))[-1] == (str(job.pk), "cancelled")
 
 
 def test_who_comes_back_with_the_last_cursor_misses_nothing(push: Push, user: Any, token: str) -> None:
     with push.socket("/ws/jobs", token) as client:
         cursor = cursor_of(client)
-    away, still = job_of(user), job_of(user)
+    away, late, still = job_of(user), job_of(user), job_of(user)
     services.succeed(claim_of(away), {})
+    bump(late, state="cancelled", finished_at=EARLIER)
     with push.socket(f"/ws/jobs?since={quote(cursor)}", token) as client:
-        seen = told(client, str(away.pk))
+        seen = told(client, str(away.pk), str(late.pk))
         services.cancel(still.pk)
         seen += told(client, str(still.pk))
     assert (str(still.pk), "cancelled") in seen
@@ -97,7 +102,7 @@ def test_who_comes_back_with_the_last_cursor_misses_nothing(push: Push, user: An
             client.recv(timeout=0.5)
 
 
-@pytest.mark.parametrize("cursor", ["2020-01-01T00:00:00Z", "yesterday", "2026-01-01T00:00:00"])
+@pytest.mark.parametrize("cursor", ["2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "yesterday", "2026-01-01T00:00:00"])
 def test_a_cursor_that_is_too_old_is_said_to_be(push: Push, token: str, cursor: str) -> None:
     with push.socket(f"/ws/jobs?since={cursor}", token) as client:
         assert close_code(client) == 4410
@@ -130,3 +135,14 @@ def test_who_follows_all_is_signed_out_and_counted(own_push: Callable[..., Push]
         assert close_code(client) == 4401
     with push.socket("/ws/jobs") as nobody:
         assert close_code(nobody) == 4401
+
+
+def test_a_look_asks_for_what_is_open_or_has_ended_since(user: Any, other_user: Any, empty_broker: Any) -> None:
+    opened, ended, long_ago, parent, _ = (*(job_of(user) for _ in range(3)), job_of(user, "poster"), job_of(other_user))
+    claim = services.claim(parent.pk, "cpu-1@host", "prefork")
+    assert claim
+    services.split(claim, [Part("digest", {})])
+    bump(ended, state="cancelled", finished_at=EARLIER)
+    bump(long_ago, state="cancelled", finished_at=Now() - timedelta(hours=1))
+    _, versions = asyncio.run(feeds._since(user.pk, datetime.now(UTC) - timedelta(minutes=1)))
+    assert dict(versions) == {opened.pk: 1, ended.pk: 2, parent.pk: 3}
