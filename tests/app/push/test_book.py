@@ -109,6 +109,19 @@ def test_jobs_that_nobody_follows_take_so_much_memory_and_no_more(monkeypatch: p
     assert known_jobs.hear(hint_of(job_of())) is None, "nobody could be told of it without a read"
 
 
+def test_memory_is_counted_right_when_a_job_is_read_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feed shares what the book knows, and reads it where a hint was lost."""
+    known_jobs, job, new = Book(), job_of(note="x" * 200), job_of()
+    known_jobs.hear(hint_of(job, new=True))
+    shared = known_jobs.get(job.pk)
+    assert shared
+    shared.take(changed(job, note=""))
+    known_jobs.follow(job.pk)
+    monkeypatch.setattr(book, "MOST", len(hints._hint(new, new=True)))
+    known_jobs.hear(hint_of(new, new=True))
+    assert known_jobs.get(new.pk)
+
+
 def test_notify_times_of_jobs_that_end_together_are_stored_together(monkeypatch: pytest.MonkeyPatch) -> None:
     stored: list[list[uuid.UUID]] = []
 
