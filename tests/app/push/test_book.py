@@ -13,7 +13,7 @@ from django.db import OperationalError
 from jobs import hints
 from jobs.hints import Hint
 from jobs.models import Job, State
-from push import book, feeds, messages, reader, watcher
+from push import book, feeds, messages, reader, sockets, streams, watcher
 from push.book import Book, Known
 from push.feeds import Cursor, Feed, Follower
 from push.identity import Identity
@@ -339,3 +339,21 @@ def test_who_follows_all_is_sent_away_when_the_process_ends(ledger: Ledger, quie
             await waits
 
     run(steps())
+
+
+def test_a_cursor_may_be_any_bytes(ledger: Ledger, quiet: watcher.Watcher) -> None:
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def steps() -> None:
+        from_client: asyncio.Queue[Any] = asyncio.Queue()
+        from_client.put_nowait({"type": "websocket.connect"})
+        scope = {"method": "GET", "headers": [], "identity": Identity(OWNER), "query_string": b"since=\xff"}
+        await streams.all_jobs(scope, from_client.get, send)
+        await sockets.all_jobs(scope, from_client.get, send)
+
+    run(steps())
+    assert said[0]["status"] == 410
+    assert said[-1] == {"type": "websocket.close", "code": 4410}
