@@ -274,6 +274,7 @@ def test_a_look_finds_what_hints_did_not_tell_and_nothing_else(ledger: Ledger) -
 def test_a_feed_forgets_what_ended_but_not_what_a_look_could_not_see_yet(ledger: Ledger) -> None:
     async def steps() -> None:
         feed = Feed(OWNER)
+        feed.followers.add(follower := Follower(Identity(OWNER), feed))
         opened, ended, new = job_of(), job_of(), job_of()
         ledger.jobs = [opened, ended]
         await feed.look()
@@ -283,6 +284,8 @@ def test_a_feed_forgets_what_ended_but_not_what_a_look_could_not_see_yet(ledger:
         ledger.jobs = [opened, new]
         await feed.look()
         assert set(feed._jobs) == {opened.pk, new.pk}
+        assert await news(follower) == [(new.pk, 1)]
+        assert ledger.reads == 0, "what the hint said was not forgotten"
 
     run(steps())
 
@@ -308,6 +311,7 @@ def test_a_cursor_follows_what_was_told_and_is_of_a_look_after_it(ledger: Ledger
         follower.changed.clear()
         await feed.look()
         assert not follower.changed.is_set()
+        assert follower.cursor(silent=False) is None
 
     run(steps())
 

@@ -97,7 +97,7 @@ def test_who_comes_back_with_the_last_cursor_misses_nothing(push: Push, user: An
         seen += told(client, str(still.pk))
     assert (str(still.pk), "cancelled") in seen
     with push.socket("/ws/jobs", token) as client:  # without one: from now on
-        cursor_of(client)
+        assert json.loads(client.recv(timeout=PATIENCE_S))["type"] == "cursor"
         with pytest.raises(TimeoutError):
             client.recv(timeout=0.5)
 
