@@ -65,13 +65,13 @@ class Hint:
 
 
 def read(data: bytes) -> Hint | None:
-    """What a hint says; None for one that we cannot read, of a later release."""
-    first, *texts = data.decode().split("\n")
+    """What a hint says, of another schema its first line only; None for what we cannot read."""
     try:
+        first, *texts = data.decode().split("\n")
         schema, *words = first.split()
         if not words:
             return Hint(uuid.UUID(schema))
-        job_id, owner, version, finished, part = words
+        job_id, owner, version, finished, part, *_ = words
         told = (int(owner), int(version), finished == "1", part == "1")
         known = int(schema) == SCHEMA
         return Hint(None if job_id == "-" else uuid.UUID(job_id), *told, *(texts[:2] if known else ()))

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from jobs.problems import MEDIA_TYPE, body_of
 
@@ -20,6 +21,12 @@ SIGN_IN, NOT_OURS, NO_SUCH_JOB, TOO_OLD = 4401, 4403, 4404, 4410
 def headers_of(scope: Scope) -> dict[str, str]:
     """The request's headers, lower-case names."""
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def query_of(scope: Scope, name: str) -> str:
+    """A value in the request's query, or nothing. Its bytes are the client's, and need not be UTF-8."""
+    query: str = scope["query_string"].decode("latin-1")
+    return parse_qs(query).get(name, [""])[0]
 
 
 async def start(send: Send, status: int, headers: dict[str, str]) -> None:

@@ -90,14 +90,14 @@ class Book:
 
     def __init__(self) -> None:
         self._followed: dict[uuid.UUID, Known] = {}
-        self._lately: OrderedDict[uuid.UUID, Known] = OrderedDict()
+        self._lately: OrderedDict[uuid.UUID, tuple[Known, int]] = OrderedDict()  # and its size when it came
         self._size = 0
 
     def __iter__(self) -> Iterator[Known]:
         return iter(self._followed.values())
 
     def get(self, job_id: uuid.UUID) -> Known | None:
-        return self._followed.get(job_id) or self._lately.get(job_id)
+        return self._followed.get(job_id) or self._lately.get(job_id, (None, 0))[0]
 
     def hear(self, hint: Hint) -> Known | None:
         """What we now know of the job; None if the hint is no news, or of a job of which we know nothing else."""
@@ -110,16 +110,15 @@ class Book:
             return None
         news = known.hear(hint)
         if known.complete:
-            self._lately[hint.id] = known
+            self._lately[hint.id] = known, known.size
             self._size += known.size
             while self._size > MOST:
                 self._forget(next(iter(self._lately)))
         return known if news else None
 
     def _forget(self, job_id: uuid.UUID) -> Known | None:
-        known = self._lately.pop(job_id, None)
-        if known is not None:
-            self._size -= known.size
+        known, size = self._lately.pop(job_id, (None, 0))
+        self._size -= size
         return known
 
     def follow(self, job_id: uuid.UUID) -> Known:

@@ -5,7 +5,6 @@ follows all jobs of its user, for as long as it likes.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from urllib.parse import parse_qs
 
 import structlog
 from django.db import Error as DatabaseError
@@ -23,6 +22,7 @@ from push.answers import (
     Scope,
     Send,
     headers_of,
+    query_of,
     while_connected,
 )
 from push.feeds import TooOld
@@ -50,8 +50,7 @@ async def one_job(scope: Scope, receive: Receive, send: Send) -> None:
 async def all_jobs(scope: Scope, receive: Receive, send: Send) -> None:
     """A socket that follows all jobs of its user; `?since=` is the last cursor that it was sent."""
     if await _let_in(scope, receive, send):
-        [since] = parse_qs(scope["query_string"].decode()).get("since", [""])[:1]
-        await _serve(follow_all(scope["identity"], since), receive, send)
+        await _serve(follow_all(scope["identity"], query_of(scope, "since")), receive, send)
 
 
 async def no_such_socket(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from urllib.parse import parse_qs
 
 from django.conf import settings
 from django.db import Error as DatabaseError
 
 from jobs.problems import NO_SUCH_JOB
-from push.answers import Receive, Scope, Send, headers_of, problem, respond, start, while_connected
+from push.answers import Receive, Scope, Send, headers_of, problem, query_of, respond, start, while_connected
 from push.book import Known
 from push.feeds import Cursor, TooOld
 from push.messages import SEND_TIMEOUT_S, News, client_told, message_of
@@ -35,8 +34,7 @@ async def one_job(scope: Scope, receive: Receive, send: Send) -> None:
 async def all_jobs(scope: Scope, receive: Receive, send: Send) -> None:
     """The event stream of all jobs of a user, from now on; or from the last cursor, which is the last event's id."""
     if await _let_in(scope, send):
-        [since] = parse_qs(scope["query_string"].decode()).get("since", [""])[:1]
-        since = headers_of(scope).get("last-event-id", since)
+        since = headers_of(scope).get("last-event-id", query_of(scope, "since"))
         async with aclosing(follow_all(scope["identity"], since)) as changes:
             await _stream(scope, receive, send, changes)
 

@@ -8,154 +8,31 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import httpx2
 import pytest
 import redis
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
-from django.db.models import F
-from django.db.models.functions import Now
 from django.test import Client
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
-from harness import APP, BIN
-from harness.processes import Process
-from harness.waiting import answers, free_port, wait_until
+from harness.waiting import free_port, wait_until
 from jobs import hints, services
 from jobs.hints import Hint
 from jobs.models import ApiToken, Job
-from jobs.schemas import JobOut, as_json
-from jobs.submit import Submission, submit
+from jobs.schemas import as_json
 from jobs.tokens import create_token
-from kinds.base import Part
 from push import reader, watcher
 from push.identity import Identity
 from push.messages import message_of
+from tests.app.ledger import job_of
+from tests.app.push.client import PATIENCE_S, Push, bump, claim_of, close_code, events_of, received
 
 pytestmark = pytest.mark.django_db(transaction=True)
-TRUSTED = "https://ok.example,https://*.wild.example"
-PATIENCE_S = 20  # far more than anything here takes
-
-
-def argv_of(port: int) -> list[str]:
-    options = ["-k", "asgi", "-b", f"127.0.0.1:{port}", "--no-control-socket"]
-    return ["gunicorn", *options, "config.asgi:application"]
-
-
-class Push:
-    """A running push process, and clients of it."""
-
-    def __init__(self, port: int, process: Process) -> None:
-        self.port, self.process = port, process
-        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_S)
-        wait_until(lambda: process.alive() and answers(port), why="the push process answers")
-
-    def socket(self, path: str, token: str = "", origin: str | None = None, **headers: str) -> ClientConnection:
-        headers |= {"Authorization": f"Bearer {token}"} if token else {}
-        url = f"ws://127.0.0.1:{self.port}{path}"
-        return connect(url, additional_headers=headers, origin=origin, proxy=None)  # type: ignore[arg-type]
-
-    def follow(self, job_id: uuid.UUID, token: str) -> ClientConnection:
-        return self.socket(f"/ws/jobs/{job_id}", token)
-
-    @contextmanager
-    def stream(self, job_id: uuid.UUID, token: str) -> Iterator[Iterator[dict[str, str]]]:
-        headers = {"Authorization": f"Bearer {token}"}
-        with self.http.stream("GET", f"/api/jobs/{job_id}/events", headers=headers) as response:
-            assert response.status_code == 200
-            yield events_of(response)
-
-    def gauge(self, name: str) -> float:
-        page = self.http.get("/metrics").text
-        return float(re.search(rf"^headrace_push_{name} (\S+)$", page, re.MULTILINE)[1])  # type: ignore[index]
-
-
-def events_of(response: httpx2.Response) -> Iterator[dict[str, str]]:
-    """Each event of a text/event-stream as its fields."""
-    event: dict[str, str] = {}
-    for line in response.iter_lines():
-        name, _, value = line.partition(": ")
-        if line:
-            event[name] = value
-        elif event:
-            yield event
-            event = {}
-
-
-@pytest.fixture(scope="module")
-def push(tmp_path_factory: pytest.TempPathFactory, process_env: dict[str, str]) -> Iterator[Push]:
-    port = free_port()
-    program, *argv = argv_of(port)
-    env = {**process_env, "HEADRACE_TRUSTED_ORIGINS": TRUSTED}
-    log: Path = tmp_path_factory.mktemp("push") / "push.log"
-    process = Process("push", [str(BIN / program), *argv], log, cwd=APP, env=env)
-    try:
-        yield Push(port, process)
-    finally:
-        process.stop()
-    assert "Traceback" not in process.output()
-
-
-@pytest.fixture
-def own_push(launch: Callable[..., Process]) -> Callable[..., Push]:
-    """A push process of this test's own, to be broken."""
-
-    def start(**env: str) -> Push:
-        port = free_port()
-        return Push(port, launch("push", *argv_of(port), **env))
-
-    return start
-
-
-@pytest.fixture
-def token(user: Any, empty_broker: Any) -> str:
-    return create_token(user)
-
-
-def job_of(user: Any, **params: Any) -> Job:
-    return job_of_kind(user, "digest", params)
-
-
-def job_of_kind(user: Any, kind: str, params: dict[str, Any]) -> Job:
-    [(job, _)] = submit(user.pk, [Submission(kind, params)])
-    return job
-
-
-def claim_of(job: Job) -> services.Claim:
-    claim = services.claim(job.pk, "quick-1@host", "solo")
-    assert claim
-    return claim
-
-
-def bump(job: Job, **values: Any) -> None:
-    """A change of which no hint tells."""
-    Job.objects.filter(pk=job.pk).update(version=F("version") + 1, **values)
-
-
-def received(client: ClientConnection) -> dict[str, Any]:
-    """The job of the next message."""
-    while (message := json.loads(client.recv(timeout=PATIENCE_S)))["type"] == "alive":
-        pass
-    assert set(message) == {"type", "job", "sent_at"}
-    assert JobOut.model_validate(message["job"])
-    job: dict[str, Any] = message["job"]
-    return job
-
-
-def close_code(client: ClientConnection) -> int:
-    try:
-        while True:
-            client.recv(timeout=PATIENCE_S)
-    except ConnectionClosed as closed:
-        return closed.rcvd.code if closed.rcvd else 1006
 
 
 # ---- what is said ---------------------------------------------------------------------------------------------------
@@ -775,117 +652,3 @@ def test_notify_times_are_of_the_moment_though_written_later(user: Any, empty_br
     times = [Job.objects.get(pk=job.pk).notified_at for job in jobs]
     assert all(times)
     assert abs((times[0] - times[1]).total_seconds() - 60) < 5
-
-
-# ---- all jobs of a user ---------------------------------------------------------------------------------------------
-
-
-def told(client: ClientConnection, *wanted: str) -> list[tuple[str, str]]:
-    """(id, state) of what is told, until each of the wanted jobs has ended."""
-    seen: list[tuple[str, str]] = []
-    while not set(wanted) <= {job_id for job_id, state in seen if state in ("succeeded", "failed", "cancelled")}:
-        message = json.loads(client.recv(timeout=PATIENCE_S))
-        if message["type"] == "job":
-            assert JobOut.model_validate(message["job"])
-            seen.append((message["job"]["id"], message["job"]["state"]))
-    return seen
-
-
-def cursor_of(client: ClientConnection) -> str:
-    while (message := json.loads(client.recv(timeout=PATIENCE_S)))["type"] != "cursor":
-        pass
-    return str(message["cursor"])
-
-
-def test_one_socket_tells_of_all_jobs_of_its_user_and_of_nobody_elses(
-    push: Push, user: Any, other_user: Any, token: str
-) -> None:
-    before = job_of(user)
-    with push.socket("/ws/jobs", token) as client:
-        cursor_of(client)
-        stranger = job_of(other_user)
-        services.succeed(claim_of(stranger), {})
-        job = job_of(user)
-        for one in (before, job):
-            services.succeed(claim_of(one), {"words": 1})
-        seen = told(client, str(before.pk), str(job.pk))
-        assert str(stranger.pk) not in {job_id for job_id, _ in seen}
-        assert [state for job_id, state in seen if job_id == str(job.pk)][-1] == "succeeded"
-    wait_until(lambda: Job.objects.get(pk=job.pk).notified_at, why="the end was told")
-
-
-def test_one_socket_tells_of_many_new_jobs_and_not_of_parts(push: Push, user: Any, token: str) -> None:
-    with push.socket("/ws/jobs", token) as client:
-        cursor_of(client)
-        many = submit(user.pk, [Submission("digest", {}) for _ in range(hints.MANY + 5)])
-        parent = job_of_kind(user, "poster", {})
-        claim = services.claim(parent.pk, "cpu-1@host", "prefork")
-        assert claim
-        services.split(claim, [Part("digest", {}), Part("digest", {})])
-        parts = list(Job.objects.filter(parent=parent))
-        for one in [job for job, _ in many] + parts:
-            services.succeed(claim_of(one), {})
-        joining = services.claim(parent.pk, "cpu-1@host", "prefork")
-        assert joining
-        services.succeed(joining, {})
-        seen = told(client, str(parent.pk), *[str(job.pk) for job, _ in many])
-        assert not {str(part.pk) for part in parts} & {job_id for job_id, _ in seen}
-
-
-def test_a_change_without_a_hint_is_told_to_who_follows_all(push: Push, user: Any, token: str) -> None:
-    job = job_of(user)
-    with push.socket("/ws/jobs", token) as client:
-        cursor_of(client)
-        bump(job, state="cancelled", finished_at=Now())
-        assert told(client, str(job.pk))[-1] == (str(job.pk), "cancelled")
-
-
-def test_who_comes_back_with_the_last_cursor_misses_nothing(push: Push, user: Any, token: str) -> None:
-    with push.socket("/ws/jobs", token) as client:
-        cursor = cursor_of(client)
-    away, still = job_of(user), job_of(user)
-    services.succeed(claim_of(away), {})
-    with push.socket(f"/ws/jobs?since={quote(cursor)}", token) as client:
-        seen = told(client, str(away.pk))
-        services.cancel(still.pk)
-        seen += told(client, str(still.pk))
-    assert (str(still.pk), "cancelled") in seen
-    with push.socket("/ws/jobs", token) as client:  # without one: from now on
-        cursor_of(client)
-        with pytest.raises(TimeoutError):
-            client.recv(timeout=0.5)
-
-
-@pytest.mark.parametrize("cursor", ["2020-01-01T00:00:00Z", "yesterday", "2026-01-01T00:00:00"])
-def test_a_cursor_that_is_too_old_is_said_to_be(push: Push, token: str, cursor: str) -> None:
-    with push.socket(f"/ws/jobs?since={cursor}", token) as client:
-        assert close_code(client) == 4410
-    answer = push.http.get(f"/api/events?since={cursor}", headers={"Authorization": f"Bearer {token}"})
-    assert answer.status_code == 410
-    assert "list your jobs" in answer.json()["detail"]
-
-
-def test_event_stream_of_all_jobs_goes_on_after_its_last_event(push: Push, user: Any, token: str) -> None:
-    headers = {"Authorization": f"Bearer {token}"}
-    with push.http.stream("GET", "/api/events", headers=headers) as response:
-        first = next(events_of(response))
-        assert first["event"] == "cursor"
-    job = job_of(user)
-    services.cancel(job.pk)
-    with push.http.stream("GET", "/api/events", headers=headers | {"Last-Event-ID": first["id"]}) as response:
-        event = next(one for one in events_of(response) if one["event"] == "job")
-        assert json.loads(event["data"])["job"]["id"] == str(job.pk)
-        assert "id" not in event, "an EventSource would come back with it, and it is no cursor"
-
-
-def test_who_follows_all_is_signed_out_and_counted(own_push: Callable[..., Push], user: Any, token: str) -> None:
-    push = own_push(HEADRACE_MAX_FOLLOWED="1")
-    with push.socket("/ws/jobs", token) as client:
-        cursor_of(client)
-        with push.socket("/ws/jobs", token) as second:
-            assert close_code(second) == 1013
-        assert push.gauge("watchers") == 1
-        ApiToken.objects.all().delete()
-        assert close_code(client) == 4401
-    with push.socket("/ws/jobs") as nobody:
-        assert close_code(nobody) == 4401

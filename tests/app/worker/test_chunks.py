@@ -98,6 +98,46 @@ def test_each_job_of_a_message_is_for_itself(user: Any, empty_broker: Redis, mon
     assert not attempt.held
 
 
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many jobs each of several ends that are told together has."""
+    counts: list[int] = []
+    succeed_all = services.succeed_all
+
+    def counted(done: Any) -> list[bool]:
+        counts.append(len(done))
+        return succeed_all(done)
+
+    monkeypatch.setattr(services, "succeed_all", counted)
+    return counts
+
+
+def test_short_jobs_that_succeed_are_told_together(
+    user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch, together: list[int]
+) -> None:
+    monkeypatch.setattr(attempt, "TOGETHER_S", 600)
+    asked = ask(user, 2 * attempt.MOST_TOGETHER + 2)
+    execute(asked, "w@h")
+    assert together == [attempt.MOST_TOGETHER, attempt.MOST_TOGETHER, 2]
+    assert {job.state for job in Job.objects.filter(pk__in=asked)} == {"succeeded"}
+
+
+def test_no_end_waits_for_a_job_that_takes_long(
+    user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch, together: list[int]
+) -> None:
+    monkeypatch.setattr(attempt, "TOGETHER_S", -1)
+    ended: list[int] = []
+
+    def run(*_: Any) -> Outcome:
+        ended.append(Job.objects.filter(state="succeeded").count())
+        return Outcome({})
+
+    monkeypatch.setattr(attempt, "_run", run)
+    execute(ask(user, 3), "w@h")
+    assert ended == [0, 1, 2]
+    assert together == []
+
+
 def test_a_worker_renews_the_leases_of_all_jobs_of_its_message(
     user: Any, empty_broker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

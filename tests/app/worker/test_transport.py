@@ -11,6 +11,7 @@ import kombu
 import pytest
 import redis
 from celery.worker import state
+from django.conf import settings
 
 from harness.servers import Redis
 from harness.waiting import free_port
@@ -75,6 +76,22 @@ def test_what_was_not_begun_is_put_back_when_the_broker_is_there_again(broker: R
     broker.start()
     lose(connection)
     assert left(broker) == [0]
+
+
+def test_what_was_not_begun_is_put_back_into_a_broker_that_was_wiped(broker: Redis) -> None:
+    """Kombu asks Redis where a message goes, and drops it where Redis has forgotten."""
+    connection = ours.Connection(broker.url, transport_options=OPTIONS)
+    headrace = kombu.Exchange(settings.LANES.exchange.name, type=settings.LANES.exchange.type)
+    queue = kombu.Queue("quick", headrace, routing_key="quick.#")
+    taken: list[Any] = []
+    client = redis.Redis.from_url(broker.url)
+    with connection.Consumer(queue, callbacks=[lambda _, message: taken.append(message)]):
+        connection.Producer().publish({}, exchange=headrace, routing_key="quick.digest")
+        while not taken:
+            connection.drain_events(timeout=5)
+        client.flushall()
+        lose(connection)
+    assert client.llen("quick") == 1
 
 
 def test_a_broker_that_stays_away_is_no_error(broker: Redis) -> None:
