@@ -20,6 +20,9 @@ class Wake:
     def clear(self) -> None:
         self._set = False
 
+    def is_set(self) -> bool:
+        return self._set
+
     async def wait(self, within_s: float) -> bool:
         """Return when it is set; False: it was not, for so long."""
         if self._set:
