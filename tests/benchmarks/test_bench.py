@@ -4,11 +4,8 @@ How fast anything is depends on the machine and its neighbours, so nothing is as
 """
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +41,6 @@ MEASURED = (
 class Ran:
     output: str
     result: dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """For all files of a run: its name marks the processes. PostgreSQL's user must reach it."""
-    made = Path(tempfile.mkdtemp(prefix="headrace-tests-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture(scope="module")

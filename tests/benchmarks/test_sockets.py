@@ -10,8 +10,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,15 +25,6 @@ from harness.servers import PostgreSQL
 from tests.benchmarks.tables import rows
 
 LIMIT_S = 300
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """For all files of a run: its name marks the processes. The servers' users must reach it."""
-    made = Path(tempfile.mkdtemp(prefix="headrace-tests-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture(scope="module")
