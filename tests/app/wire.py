@@ -1,7 +1,7 @@
 """What goes to PostgreSQL as libpq sends it: with BEGIN, COMMIT and questions whether the connection is well."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from django.db import connection
@@ -22,5 +22,19 @@ def statements() -> Iterator[list[str]]:
         finally:
             pgconn.untrace()
         log.seek(0)
-        fields = [line.split("\t") for line in log if line.startswith("F\t")]
-        sent += [" ".join(rest).strip() for _, _, kind, *rest in fields if kind in ("Query", "Parse")]
+        sent += _run(line.split("\t", 3)[2:] for line in log if line.startswith("F\t"))
+
+
+def _run(messages: Iterable[list[str]]) -> Iterator[str]:
+    """What is run: a prepared statement is parsed once and bound each time; of one from before, its name is known."""
+    parsed: dict[str, str] = {}
+    for kind, *rest in messages:
+        text = "".join(rest).strip()
+        if kind == "Query":
+            yield text
+        elif kind == "Parse":
+            name, _, sql = text.partition(" ")
+            parsed[name] = sql
+        elif kind == "Bind":
+            _, name, *_ = text.split(" ")
+            yield parsed.get(name, name)

@@ -33,6 +33,7 @@ from jobs.management.commands.sweep import Sweeper
 from jobs.models import Job, Leader, State
 from jobs.submit import Submission, submit
 from jobs.sweeper import BATCH, sweep
+from tests.app.wire import statements
 from worker import lease
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -294,6 +295,20 @@ def test_metrics_and_the_fleet_page_tell_of_the_sweeper(user: Any, launch: Launc
     assert 0 <= float(found["headrace_sweeper_round_age_seconds"]) < 60
     assert float(found["headrace_sweeper_round_seconds"]) > 0
     assert leader().encode() in page.get("/fleet/").content
+
+
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="SQLite is on no wire")
+def test_a_round_at_rest_asks_little(user: Any, empty_broker: Redis) -> None:
+    """Who leads, what has expired, whether anything waits, that it has swept; every other time, what is locked."""
+    one = Sweeper("one")
+    one.round()
+    assert one._trusted_since
+    one._trusted_since -= settings.ENV.lease_s
+    for due, asked in ((float("inf"), 4), (0.0, 6)):
+        one._due = dict.fromkeys(one._due, float("inf")) | {"probe": due}
+        with statements() as sent:
+            one.round()
+        assert len(sent) == asked, sent
 
 
 # ---- back-pressure --------------------------------------------------------------------------------------------------
